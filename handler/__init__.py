@@ -1,0 +1,1 @@
+"""What travels inside the model archive: contract, scheduler, engines and the TorchServe handler."""

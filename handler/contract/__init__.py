@@ -1,0 +1,1 @@
+"""What the gateway, the handler and training agree on. Standard library only."""

@@ -1,0 +1,107 @@
+"""THE generation parameters: names, defaults, bounds and meaning, for the gateway, the handler and training.
+
+Names follow GODEL's published usage. Both lengths count new tokens: the decoder's start token is not one.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+
+class ParameterError(ValueError):
+    """One or more generation parameters are wrong; `problems` maps each bad one's name to what is wrong."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {problem}" for name, problem in problems.items()))
+        self.problems: Final = dict(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The closed range of a parameter, and what it does, in one sentence."""
+
+    minimum: float
+    maximum: float
+    meaning: str
+
+
+def _parameter(default: object, minimum: float, maximum: float, meaning: str) -> Any:
+    return field(default=default, metadata={"bounds": Bounds(minimum, maximum, meaning)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParameters:
+    """How one answer is decoded. Build it with `from_mapping`, which checks every bound."""
+
+    max_length: int = _parameter(128, 1, 512, "Most new tokens in the answer.")
+    min_length: int = _parameter(8, 0, 512, "New tokens before the answer may end.")
+    do_sample: bool = _parameter(True, 0, 1, "Draw each token from its distribution; false takes the likeliest.")
+    temperature: float = _parameter(1.0, 0.05, 5.0, "Divides the logits before sampling; below 1 is more cautious.")
+    top_p: float = _parameter(0.9, 0.01, 1.0, "Sample from the smallest set of tokens with at least this mass.")
+    top_k: int = _parameter(0, 0, 1000, "Sample from this many likeliest tokens; 0 sets no limit.")
+    num_beams: int = _parameter(1, 1, 8, "Beams searched, where the served engine has beam search; 1 is none.")
+    repetition_penalty: float = _parameter(1.0, 1.0, 5.0, "Divides the score of tokens already in the answer.")
+    no_repeat_ngram_size: int = _parameter(0, 0, 16, "No run of this many tokens occurs twice; 0 allows it.")
+    seed: int | None = _parameter(None, 0, 2**53 - 1, "Makes sampling repeatable; drawn afresh when absent.")
+
+    @classmethod
+    def bounds(cls) -> dict[str, Bounds]:
+        """Return the bounds of every parameter by name."""
+        return {item.name: item.metadata["bounds"] for item in dataclasses.fields(cls)}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Return the parameters given by `values`, defaults for the rest.
+
+        Raises ParameterError with one problem for each bad value or unknown name. `min_length` larger
+        than `max_length` is an error only when both are given; a default gives way.
+        """
+        problems: dict[str, str] = {}
+        fields = {item.name: item for item in dataclasses.fields(cls)}
+        for name, value in values.items():
+            if name not in fields:
+                close = difflib.get_close_matches(name, fields, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
+                problems[name[:64]] = f"is not a generation parameter; {hint}"
+            elif problem := _problem(fields[name], value):
+                problems[name] = problem
+        if problems:
+            raise ParameterError(problems)
+        chosen = {
+            name: float(value) if isinstance(fields[name].default, float) else value for name, value in values.items()
+        }
+        parameters = cls(**chosen)
+        if parameters.min_length > parameters.max_length:
+            if "min_length" in values:
+                raise ParameterError(
+                    {"min_length": f"is {parameters.min_length}, more than max_length {parameters.max_length}"}
+                )
+            parameters = dataclasses.replace(parameters, min_length=parameters.max_length)
+        return parameters
+
+    def to_mapping(self) -> dict[str, int | float | bool | None]:
+        """Return all parameters by name; `from_mapping` of it gives an equal object."""
+        return dataclasses.asdict(self)
+
+
+def _problem(item: "dataclasses.Field[Any]", value: object) -> str | None:
+    """Return what is wrong with `value` for the parameter `item`, or None."""
+    default, bounds = item.default, item.metadata["bounds"]
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else f"must be true or false, not {_shown(value)}"
+    if value is None and default is None:
+        return None
+    whole = not isinstance(default, float)
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
+        return f"must be {'a whole' if whole else 'a finite'} number, not {_shown(value)}"
+    if not bounds.minimum <= value <= bounds.maximum:
+        return f"must be from {bounds.minimum:g} to {bounds.maximum:g}, not {_shown(value)}"
+    return None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
