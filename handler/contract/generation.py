@@ -70,7 +70,7 @@ class GenerationParameters:
                 problems[name] = problem
         if problems:
             raise ParameterError(problems)
-        chosen = {
+        chosen: dict[str, Any] = {
             name: float(value) if isinstance(fields[name].default, float) else value for name, value in values.items()
         }
         parameters = cls(**chosen)
