@@ -1,0 +1,200 @@
+"""The TorchServe handler: parses each request, submits it to the scheduler, collects what is finished.
+
+The only file that knows TorchServe, and it defines exactly one class, as TorchServe's loader demands.
+
+In continuous mode (`continuousBatching: true`) TorchServe calls `handle` again and again with every live
+request; an answer goes out when it is ready and `b""` stands for "not yet". In classic mode it calls once
+with a whole batch and waits for all of it. A bad request gets its own status; only a broken engine raises.
+"""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ts.metrics.metric_type_enum import MetricTypes
+
+from handler.contract.generation import GenerationParameters, ParameterError
+from handler.contract.prompt import FORMAT_VERSION
+from handler.contract.wire import GenerateReply, GenerateRequest, WireError, encode_failure
+from handler.engines import load_engine
+from handler.engines.base import EngineError
+from handler.scheduler import Finished, Scheduler
+from handler.tokenization import Tokenization
+
+logger = logging.getLogger(__name__)
+
+JSON = "application/json"
+
+
+class GodelHandler:
+    """One worker's model. TorchServe makes it without arguments, then calls `initialize` once."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the archive. Raises EngineError, which TorchServe logs, when it cannot be served as it is."""
+        properties, config = context.system_properties, context.model_yaml_config
+        options = config.get("handler", {})
+        model_dir = Path(properties["model_dir"])
+        self._metadata = json.loads((model_dir / "metadata.json").read_text(encoding="utf-8"))
+        if self._metadata.get("format_version") != FORMAT_VERSION:
+            raise EngineError(
+                f"this archive has prompt format {self._metadata.get('format_version')}, the handler speaks"
+                f" {FORMAT_VERSION}: build it again with `make archive`"
+            )
+        self._continuous = bool(config.get("continuousBatching", False))
+        self._steps_per_call = int(options.get("steps_per_call", 4))
+        self._tokenization = Tokenization(model_dir / "model" / "tokenizer.json")
+        # batchSize means slots when batching is continuous and the batch when it is not: both live at once.
+        self._engine = load_engine(
+            options.get("engine", "torch"),
+            options.get("precision", "auto"),
+            model_dir / "model",
+            slots=int(properties.get("batch_size") or 1),
+            device=config.get("deviceType", "cpu"),
+            gpu_id=properties.get("gpu_id"),
+            threads=options.get("threads"),
+            max_prompt_tokens=int(options.get("max_prompt_tokens", 512)),
+            max_new_tokens=int(options.get("max_new_tokens", 256)),
+        )
+        limit = self._engine.description.max_prompt_tokens
+        self._scheduler = Scheduler(self._engine, prefill_tokens=limit)
+        self._requests: dict[str, GenerateRequest] = {}
+        self._warm_up()
+        logger.info("serving %s", json.dumps(self._describe()))
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """Answer one call of TorchServe: `data[i]` is the body of the request `context.request_ids[i]`."""
+        context.stopping_criteria = None
+        if not data:
+            return []
+        ids = [context.request_ids[index] for index in range(len(data))]
+        replies: dict[str, bytes] = {}
+        for gone in self._requests.keys() - set(ids):
+            logger.info("request %s was given up by its client", self._requests[gone].request_id)
+            self._scheduler.cancel(gone)
+            del self._requests[gone]
+        known = set(self._requests)
+        for index, key in enumerate(ids):
+            if key not in known:
+                refused = self._accept(key, data[index], index, context)
+                if refused is not None:
+                    replies[key] = refused
+        try:
+            replies |= self._run(context)
+        except Exception:
+            # Every live request fails with this call; none of them may haunt the next.
+            self._scheduler.reset()
+            self._requests.clear()
+            raise
+        if self._continuous:
+            self._mark_progress(ids, known, replies, context)
+        for index, key in enumerate(ids):
+            if key not in known:
+                context.set_response_content_type(index, JSON)
+        return [replies.get(key, b"") for key in ids]
+
+    def _accept(self, key: str, row: dict[str, Any], index: int, context: Any) -> bytes | None:
+        """Submit a new request; return its reply at once when it is refused or only asks what is served."""
+        if context.get_request_header(index, "describe") == "True":
+            return json.dumps(self._describe()).encode()
+        request = None
+        try:
+            request = GenerateRequest.decode(row.get("body") or row.get("data") or b"")
+            prompt_ids = self._tokenization.encode(request.prompt)
+            self._check_limits(request, len(prompt_ids))
+        except WireError as error:
+            request_id = request.request_id if request else None
+            logger.info("request %s refused: %d %s", request_id, error.status, error.code)
+            context.metrics.add_counter("GodelRejected", 1, idx=key)
+            context.set_response_status(code=error.status, phrase=error.code, idx=index)
+            return encode_failure(error, request_id)
+        self._requests[key] = request
+        self._scheduler.submit(
+            key, prompt_ids, request.parameters, submitted_at=request.submitted_at, deadline=request.deadline
+        )
+        return None
+
+    def _check_limits(self, request: GenerateRequest, prompt_tokens: int) -> None:
+        """Raise WireError for what the contract allows but this engine cannot do."""
+        limits, parameters = self._engine.description, request.parameters
+        problems = {}
+        if prompt_tokens > limits.max_prompt_tokens:
+            problems["prompt"] = f"has {prompt_tokens} tokens; the served model reads {limits.max_prompt_tokens}"
+        if parameters.max_length > limits.max_new_tokens:
+            problems["parameters.max_length"] = (
+                f"is {parameters.max_length}; the served model writes at most {limits.max_new_tokens} tokens"
+            )
+        if parameters.num_beams > limits.max_beams:
+            problems["parameters.num_beams"] = (
+                f"is {parameters.num_beams}; the served engine searches at most {limits.max_beams}"
+            )
+        if problems:
+            raise WireError(422, "beyond_model_limits", str(ParameterError(problems)), problems)
+
+    def _run(self, context: Any) -> dict[str, bytes]:
+        """Step until something finishes or the call's share is used up; in classic mode until all is done."""
+        replies: dict[str, bytes] = {}
+        steps = 0
+        while not self._scheduler.idle:
+            for finished in self._scheduler.step():
+                replies[str(finished.key)] = self._reply(finished, context)
+            steps += 1
+            if self._continuous and (replies or steps >= self._steps_per_call):
+                break
+        return replies
+
+    def _reply(self, finished: Finished, context: Any) -> bytes:
+        key = str(finished.key)
+        request = self._requests.pop(key)
+        self._measure(finished, context.metrics)
+        return GenerateReply(
+            request_id=request.request_id,
+            text=self._tokenization.decode(finished.tokens),
+            finish_reason=finished.finish_reason,
+            prompt_tokens=finished.prompt_tokens,
+            completion_tokens=len(finished.tokens),
+            queue_ms=round(finished.queue_ms, 3),
+            compute_ms=round(finished.compute_ms, 3),
+            batch_size=finished.batch_size,
+        ).encode()
+
+    def _measure(self, finished: Finished, metrics: Any) -> None:
+        """Emit what `metrics.yaml` declares. TorchServe's histograms are made for seconds."""
+        key = str(finished.key)
+        metrics.add_counter("GodelRequests", 1, idx=key)
+        metrics.add_counter("GodelPromptTokens", finished.prompt_tokens, idx=key)
+        metrics.add_counter("GodelCompletionTokens", len(finished.tokens), idx=key)
+        metrics.add_metric("GodelLiveSlots", self._scheduler.live, unit="count", idx=key, metric_type=MetricTypes.GAUGE)
+        for name, value, unit in (
+            ("GodelQueueSeconds", finished.queue_ms / 1e3, "s"),
+            ("GodelComputeSeconds", finished.compute_ms / 1e3, "s"),
+            ("GodelBatchSize", finished.batch_size, "count"),
+        ):
+            metrics.add_metric(name, value, unit=unit, idx=key, metric_type=MetricTypes.HISTOGRAM)
+
+    def _mark_progress(self, ids: list[str], known: set[str], replies: dict[str, bytes], context: Any) -> None:
+        """Tell TorchServe of each request whether more follows.
+
+        False: more follows. True: this was the last part. None: a whole reply with a status of its own,
+        the only right answer for a request that ends in its first call (True would leave out the HTTP header).
+        """
+
+        def verdict(key: str) -> bool | None:
+            if key not in replies:
+                return False
+            return True if key in known else None
+
+        verdicts = [verdict(key) for key in ids]
+        context.stopping_criteria = [lambda _, verdict=verdict: verdict for verdict in verdicts]
+
+    def _describe(self) -> dict[str, Any]:
+        """What is served, for the management API's `customized=true`."""
+        mode = "continuous" if self._continuous else "classic"
+        return {**self._metadata, **dataclasses.asdict(self._engine.description), "batching": mode}
+
+    def _warm_up(self) -> None:
+        """Run one short request, so that the first user does not pay for lazy initialisation."""
+        self._scheduler.submit("warm-up", self._tokenization.encode("Hello."), GenerationParameters(max_length=4))
+        while not self._scheduler.idle:
+            self._scheduler.step()

@@ -1,0 +1,164 @@
+"""Continuous batching: requests join and leave between steps, each in a slot of the engine.
+
+The scheduler knows token ids, slots and time; nothing of text or TorchServe. It promises that a request
+past its deadline, cancelled or finished frees its slot before the next step, and that admitting
+requests delays the live ones by at most `prefill_tokens` tokens of encoding (or one prompt) a step.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from handler.contract.generation import GenerationParameters
+from handler.contract.wire import FinishReason
+from handler.engines.base import Engine
+from handler.sampling import RowState, next_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The end of one request. Times are in milliseconds."""
+
+    key: Hashable
+    tokens: Sequence[int]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    queue_ms: float
+    compute_ms: float
+    batch_size: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Request:
+    key: Hashable
+    prompt_ids: Sequence[int]
+    parameters: GenerationParameters
+    submitted_at: float
+    deadline: float | None
+    row: RowState
+    slot: int | None = None
+    queue_ms: float = 0.0
+    started: float = 0.0
+    batch_size: int = 0
+
+
+class Scheduler:
+    """Runs requests on `engine`. Not thread-safe. `clock` is wall time, `timer` monotonic, both in seconds."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        prefill_tokens: int,
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._engine = engine
+        self._prefill_tokens = prefill_tokens
+        self._clock, self._timer = clock, timer
+        self._waiting: deque[_Request] = deque()
+        self._live: dict[Hashable, _Request] = {}
+        self._free_slots = list(reversed(range(engine.description.slots)))
+
+    @property
+    def live(self) -> int:
+        """How many requests hold a slot."""
+        return len(self._live)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._live and not self._waiting
+
+    def submit(
+        self,
+        key: Hashable,
+        prompt_ids: Sequence[int],
+        parameters: GenerationParameters,
+        *,
+        submitted_at: float = 0.0,
+        deadline: float | None = None,
+    ) -> None:
+        """Queue a request under `key`, unique among those not finished. It ends in a `Finished` of `step`."""
+        self._waiting.append(
+            _Request(
+                key=key,
+                prompt_ids=prompt_ids,
+                parameters=parameters,
+                submitted_at=submitted_at or self._clock(),
+                deadline=deadline,
+                row=RowState(parameters, self._engine.description.decoder_start_token_id),
+            )
+        )
+
+    def cancel(self, key: Hashable) -> None:
+        """Forget the request `key` and free its slot; no `Finished` follows. Unknown keys are ignored."""
+        if request := self._live.pop(key, None):
+            self._free(request)
+        else:
+            self._waiting = deque(request for request in self._waiting if request.key != key)
+
+    def reset(self) -> None:
+        """Forget every request, after a failure of the engine."""
+        for key in [*self._live, *(request.key for request in self._waiting)]:
+            self.cancel(key)
+
+    def step(self) -> list[Finished]:
+        """Admit what fits, advance every live request by one token, return those that ended."""
+        finished = self._expire()
+        self._admit()
+        if not self._live:
+            return finished
+        requests = list(self._live.values())
+        rows = [request.row for request in requests]
+        slots = [request.slot for request in requests if request.slot is not None]
+        logits = self._engine.step(slots, [row.history[-1] for row in rows])
+        eos = self._engine.description.eos_token_id
+        tokens = next_tokens(logits, rows, eos)
+        for request, row, token in zip(requests, rows, tokens, strict=True):
+            request.batch_size = max(request.batch_size, len(requests))
+            if token == eos:
+                finished.append(self._finish(request, "stop"))
+            elif row.length >= request.parameters.max_length:
+                finished.append(self._finish(request, "length"))
+        return finished
+
+    def _admit(self) -> None:
+        """Encode waiting requests, oldest first, within the free slots and this step's prefill budget."""
+        budget = self._prefill_tokens
+        while self._waiting and self._free_slots:
+            request = self._waiting[0]
+            if len(request.prompt_ids) > budget and budget < self._prefill_tokens:
+                return  # its turn comes with the next step; a prompt over a whole step's budget goes alone
+            budget -= len(request.prompt_ids)
+            self._waiting.popleft()
+            request.started = self._timer()
+            request.queue_ms = max(0.0, (self._clock() - request.submitted_at) * 1e3)
+            request.slot = self._free_slots.pop()
+            self._live[request.key] = request
+            self._engine.encode(request.slot, request.prompt_ids)
+
+    def _expire(self) -> list[Finished]:
+        now = self._clock()
+        late = [r for r in [*self._live.values(), *self._waiting] if r.deadline is not None and r.deadline <= now]
+        return [self._finish(request, "deadline") for request in late]
+
+    def _finish(self, request: _Request, reason: FinishReason) -> Finished:
+        self.cancel(request.key)
+        admitted = request.slot is not None
+        eos = self._engine.description.eos_token_id
+        return Finished(
+            key=request.key,
+            tokens=[token for token in request.row.new_tokens if token != eos],
+            finish_reason=reason,
+            prompt_tokens=len(request.prompt_ids),
+            queue_ms=request.queue_ms if admitted else max(0.0, (self._clock() - request.submitted_at) * 1e3),
+            compute_ms=(self._timer() - request.started) * 1e3 if admitted else 0.0,
+            batch_size=request.batch_size,
+        )
+
+    def _free(self, request: _Request) -> None:
+        if request.slot is not None:
+            self._engine.release(request.slot)
+            self._free_slots.append(request.slot)

@@ -1,0 +1,30 @@
+"""Text to token ids and back, with the model's own `tokenizer.json`; the only handler file that knows `tokenizers`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from handler.engines.base import EngineError
+
+
+class Tokenization:
+    """The tokenizer of one model."""
+
+    def __init__(self, path: Path) -> None:
+        """Read `path`. Raises EngineError when it is missing or no tokenizer."""
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise EngineError(f"{path} cannot be read as a tokenizer: {error}") from error
+        # A file may carry padding or truncation left from training; a prompt is never padded or cut unseen.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, the end token included."""
+        return list(self._tokenizer.encode(text).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, control tokens left out, no white space around it."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
