@@ -28,6 +28,7 @@ class RowState:
         self.history: Final = [decoder_start_token_id]
         self.random: Final = np.random.default_rng(parameters.seed)
         self._followers: Final[dict[tuple[int, ...], list[int]]] = {}
+        self._remember_last_ngram()
 
     @property
     def new_tokens(self) -> list[int]:
@@ -42,6 +43,9 @@ class RowState:
     def append(self, token: int) -> None:
         """Add `token` to the answer."""
         self.history.append(token)
+        self._remember_last_ngram()
+
+    def _remember_last_ngram(self) -> None:
         size = self.parameters.no_repeat_ngram_size
         if size and len(self.history) >= size:
             *prefix, last = self.history[-size:]

@@ -1,0 +1,268 @@
+"""The handler as TorchServe calls it: continuous and classic, with bad rows, vanished clients and failures."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.contract.generation import GenerationParameters
+from handler.contract.prompt import FORMAT_VERSION
+from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_reply
+from handler.engines.base import EngineError
+from handler.godel_handler import GodelHandler
+
+
+class FakeMetrics:
+    """Counts what is emitted, by name."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+
+    def add_counter(self, name: str, value: float, idx: str) -> None:
+        self.add_metric(name, value, idx=idx)
+
+    def add_metric(self, name: str, value: float, idx: str, **_: object) -> None:
+        assert idx
+        self.values.setdefault(name, []).append(value)
+
+
+class FakeContext:
+    """What a handler sees of TorchServe in one worker."""
+
+    def __init__(self, model_dir: Path, config: dict[str, Any], batch_size: int = 4) -> None:
+        self.system_properties = {"model_dir": str(model_dir), "batch_size": batch_size, "gpu_id": None}
+        self.model_yaml_config = config
+        self.metrics = FakeMetrics()
+        self.stopping_criteria: list[Callable[[bytes], bool | None]] | None = None
+        self.request_ids: dict[int, str] = {}
+        self.headers: dict[str, dict[str, str]] = {}
+        self.statuses: dict[int, int] = {}
+
+    def get_request_header(self, index: int, name: str) -> str | None:
+        return self.headers.get(self.request_ids[index], {}).get(name)
+
+    def set_response_status(self, code: int, phrase: str, idx: int) -> None:
+        assert "\n" not in phrase
+        self.statuses[idx] = code
+
+    def set_response_content_type(self, index: int, value: str) -> None:
+        assert value == "application/json"
+        assert index in self.request_ids
+
+
+class Frontend:
+    """TorchServe's side of the continuous protocol: calls until every request is answered or has left."""
+
+    def __init__(self, handler: GodelHandler, context: FakeContext) -> None:
+        self.handler, self.context = handler, context
+        self.live: dict[str, bytes | None] = {}
+        self.answers: dict[str, tuple[int, bytes]] = {}
+
+    def send(self, key: str, body: bytes) -> None:
+        self.live[key] = body
+
+    def call(self) -> None:
+        keys = list(self.live)
+        self.context.request_ids = dict(enumerate(keys))
+        self.context.statuses = {}
+        data = [{} if self.live[key] is None else {"body": self.live[key]} for key in keys]
+        replies = self.handler.handle(data, self.context)
+        assert len(replies) == len(keys)
+        assert self.context.stopping_criteria is not None
+        for index, (key, reply) in enumerate(zip(keys, replies, strict=True)):
+            verdict = self.context.stopping_criteria[index](reply)
+            first_call = self.live[key] is not None
+            assert not (verdict is True and first_call), "a last part without a header hangs the client"
+            if verdict is False:
+                assert reply == b""
+                self.live[key] = None
+            else:
+                self.answers[key] = (self.context.statuses.get(index, 200), reply)
+                del self.live[key]
+
+    def drain(self) -> None:
+        for _ in range(1000):
+            if not self.live:
+                return
+            self.call()
+        raise AssertionError("requests were never answered")
+
+    def reply(self, key: str) -> GenerateReply:
+        status, body = self.answers[key]
+        assert status == 200
+        return decode_reply(body)
+
+
+@pytest.fixture
+def model_dir(checkpoint: Path, tmp_path: Path) -> Path:
+    (tmp_path / "model").symlink_to(checkpoint)
+    (tmp_path / "metadata.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "name": "tiny"}))
+    return tmp_path
+
+
+def make(model_dir: Path, *, continuous: bool = True, **options: object) -> tuple[GodelHandler, FakeContext]:
+    config = {"continuousBatching": continuous, "deviceType": "cpu", "handler": {"max_prompt_tokens": 64, **options}}
+    context = FakeContext(model_dir, config)
+    handler = GodelHandler()
+    handler.initialize(context)
+    return handler, context
+
+
+def request(number: int, **parameters: object) -> bytes:
+    chosen = GenerationParameters.from_mapping({"do_sample": False, "min_length": 0, "max_length": 12, **parameters})
+    prompt = " ".join(f"w{(number * 7 + index) % 90}" for index in range(5 + number))
+    return GenerateRequest(prompt=prompt, request_id=f"r{number}", parameters=chosen).encode()
+
+
+def test_continuous_requests_answer_the_same_alone_and_in_company(model_dir: Path) -> None:
+    handler, context = make(model_dir)
+    alone = {}
+    for number in range(6):
+        frontend = Frontend(handler, context)
+        frontend.send("only", request(number))
+        frontend.drain()
+        alone[number] = frontend.reply("only").text
+    company = Frontend(handler, context)
+    for number in range(4):
+        company.send(str(number), request(number))
+        company.call()
+    for number in range(4, 6):
+        company.send(str(number), request(number))
+    company.drain()
+    assert {number: company.reply(str(number)).text for number in range(6)} == alone
+    assert len(set(alone.values())) > 1
+    assert max(company.reply(str(number)).batch_size for number in range(6)) > 1
+
+
+def test_a_reply_accounts_for_its_tokens_and_carries_its_request_id(model_dir: Path) -> None:
+    handler, context = make(model_dir)
+    frontend = Frontend(handler, context)
+    frontend.send("a", request(3, max_length=5, min_length=5))
+    frontend.drain()
+    reply = frontend.reply("a")
+    assert (reply.request_id, reply.finish_reason) == ("r3", "length")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (9, 5)
+    assert reply.compute_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "problem"),
+    [
+        (b"not json", 400, None),
+        (b'{"format_version": 99}', 400, None),
+        (request(1).replace(b'"max_length":12', b'"max_length":100000'), 422, "parameters.max_length"),
+        (request(1, max_length=500), 422, "parameters.max_length"),
+        (request(1, num_beams=4), 422, "parameters.num_beams"),
+        (request(80), 422, "prompt"),
+        (json.dumps(json.loads(request(1)) | {"prompt": " "}).encode(), 422, "prompt"),
+    ],
+    ids=["not JSON", "foreign version", "out of bounds", "too long for the model", "beams", "long prompt", "blank"],
+)
+def test_a_bad_request_gets_its_own_status_and_its_neighbours_their_answers(
+    model_dir: Path, body: bytes, status: int, problem: str | None
+) -> None:
+    handler, context = make(model_dir)
+    frontend = Frontend(handler, context)
+    frontend.send("good", request(1))
+    frontend.send("bad", body)
+    frontend.send("good too", request(2))
+    frontend.drain()
+    assert frontend.answers["bad"][0] == status
+    with pytest.raises(WireError) as caught:
+        decode_reply(frontend.answers["bad"][1])
+    assert caught.value.status == status
+    if problem:
+        assert problem in caught.value.problems
+    assert frontend.reply("good").completion_tokens > 0
+    assert frontend.reply("good too").completion_tokens > 0
+    assert context.metrics.values["GodelRejected"] == [1]
+
+
+def test_a_client_that_left_frees_its_slot(model_dir: Path) -> None:
+    handler, context = make(model_dir)
+    frontend = Frontend(handler, context)
+    for number in range(4):
+        frontend.send(f"gone {number}", request(number, max_length=200, min_length=200))
+    frontend.call()
+    frontend.live.clear()
+    frontend.send("stays", request(1))
+    frontend.drain()
+    assert frontend.reply("stays").batch_size == 1
+
+
+def test_a_request_past_its_deadline_is_answered_with_what_there_is(model_dir: Path) -> None:
+    handler, context = make(model_dir)
+    frontend = Frontend(handler, context)
+    late = json.loads(request(1)) | {"deadline": time.time() - 1}
+    frontend.send("late", json.dumps(late).encode())
+    frontend.drain()
+    assert frontend.reply("late").finish_reason == "deadline"
+    assert frontend.reply("late").text == ""
+
+
+def test_a_failing_engine_fails_the_live_requests_and_the_next_one_is_served(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, context = make(model_dir)
+    frontend = Frontend(handler, context)
+    frontend.send("doomed", request(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(handler._engine, "step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            frontend.call()
+    frontend.live.clear()
+    frontend.send("next", request(2))
+    frontend.drain()
+    assert frontend.reply("next").batch_size == 1
+
+
+def test_classic_mode_answers_a_whole_batch_in_one_call(model_dir: Path) -> None:
+    handler, context = make(model_dir, continuous=False)
+    context.request_ids = {0: "a", 1: "b", 2: "c"}
+    replies = handler.handle([{"body": request(1)}, {"body": b"{"}, {"body": request(2)}], context)
+    assert context.stopping_criteria is None
+    assert context.statuses == {1: 400}
+    assert decode_reply(replies[0]).request_id == "r1"
+    assert decode_reply(replies[2]).request_id == "r2"
+    assert decode_reply(replies[0]).batch_size == 2
+
+
+def test_classic_and_continuous_mode_give_the_same_text(model_dir: Path) -> None:
+    classic, context = make(model_dir, continuous=False)
+    context.request_ids = {0: "a"}
+    (reply,) = classic.handle([{"body": request(4)}], context)
+    frontend = Frontend(*make(model_dir))
+    frontend.send("a", request(4))
+    frontend.drain()
+    assert frontend.reply("a").text == decode_reply(reply).text
+
+
+def test_describe_tells_what_is_served(model_dir: Path) -> None:
+    handler, context = make(model_dir)
+    context.headers = {"d": {"describe": "True"}}
+    frontend = Frontend(handler, context)
+    frontend.send("d", b"")
+    frontend.drain()
+    described = json.loads(frontend.answers["d"][1])
+    assert described["name"] == "tiny"
+    assert (described["engine"], described["precision"], described["device"]) == ("torch", "fp32", "cpu")
+    assert described["batching"] == "continuous"
+
+
+def test_an_archive_of_another_prompt_format_is_refused(model_dir: Path) -> None:
+    (model_dir / "metadata.json").write_text('{"format_version": 999}')
+    with pytest.raises(EngineError, match="make archive"):
+        make(model_dir)
+
+
+def test_finished_requests_are_measured(model_dir: Path) -> None:
+    handler, context = make(model_dir)
+    frontend = Frontend(handler, context)
+    frontend.send("a", request(1))
+    frontend.drain()
+    assert context.metrics.values["GodelRequests"] == [1]
+    assert context.metrics.values["GodelBatchSize"] == [1]
+    assert context.metrics.values["GodelComputeSeconds"][0] > 0
