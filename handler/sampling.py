@@ -68,7 +68,7 @@ def next_tokens(logits: NDArray[np.float32], rows: Sequence[RowState], eos_token
     """
     _apply_rules(logits, rows, eos_token_id)
     best = logits.argmax(axis=1)
-    if not np.isfinite(logits[np.arange(len(rows)), best]).all():
+    if np.isnan(logits[np.arange(len(rows)), best]).any():
         raise NumericalError("the model's output is not a number")
     tokens = [int(token) for token in best]
     sampled = [index for index, row in enumerate(rows) if row.parameters.do_sample]

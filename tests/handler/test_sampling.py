@@ -76,7 +76,7 @@ def test_repetition_rules_change_the_scores_as_transformers_does(penalty: float,
         processors.append(NoRepeatNGramLogitsProcessor(ngram))
     state = row(do_sample=False, repetition_penalty=penalty, no_repeat_ngram_size=ngram)
     # Few distinct tokens, so that penalties and n-grams bite at nearly every step.
-    logits = random_logits(60)
+    logits = random_logits(40)
     logits[:, 8:] -= 20
     for step in logits:
         history = torch.tensor([state.history])
