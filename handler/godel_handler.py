@@ -26,6 +26,12 @@ from handler.tokenization import Tokenization
 logger = logging.getLogger(__name__)
 
 JSON = "application/json"
+DESCRIBE_HEADER = "describe"
+"""Asks what is served instead of for an answer; the gateway sets it on a prediction.
+
+TorchServe sets it too, for the management API's `customized=true`. That works in classic mode; under
+`continuousBatching` TorchServe 0.12.0 repeats the job for ever, whatever the reply, and the worker stalls.
+"""
 
 
 class GodelHandler:
@@ -96,7 +102,7 @@ class GodelHandler:
 
     def _accept(self, key: str, row: dict[str, Any], index: int, context: Any) -> bytes | None:
         """Submit a new request; return its reply at once when it is refused or only asks what is served."""
-        if context.get_request_header(index, "describe") == "True":
+        if context.get_request_header(index, DESCRIBE_HEADER) == "True":
             return json.dumps(self._describe()).encode()
         request = None
         try:

@@ -240,11 +240,11 @@ def test_classic_and_continuous_mode_give_the_same_text(model_dir: Path) -> None
     assert frontend.reply("a").text == decode_reply(reply).text
 
 
-def test_describe_tells_what_is_served(model_dir: Path) -> None:
+def test_a_prediction_with_the_describe_header_tells_what_is_served(model_dir: Path) -> None:
     handler, context = make(model_dir)
     context.headers = {"d": {"describe": "True"}}
     frontend = Frontend(handler, context)
-    frontend.send("d", b"")
+    frontend.send("d", b"{}")
     frontend.drain()
     described = json.loads(frontend.answers["d"][1])
     assert described["name"] == "tiny"
