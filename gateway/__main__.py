@@ -1,0 +1,65 @@
+"""`python -m gateway` serves; `python -m gateway import bots.json` takes over bots of the old kind."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit status. What goes wrong is one line on standard error."""
+    command = _parser().parse_args(arguments)
+    from pydantic import ValidationError
+
+    from gateway.errors import GatewayError
+    from gateway.settings import Settings
+
+    try:
+        settings = Settings()
+        if command.name == "import":
+            print(_import(settings, command.file, replace=command.replace))
+        else:
+            from gateway.server import serve
+
+            serve(settings)
+    except ValidationError as error:
+        problems = "; ".join(f"GODEL_{item['loc'][0]}".upper() + f": {item['msg']}" for item in error.errors())
+        return _failed(problems)
+    except GatewayError as error:
+        return _failed(error.detail)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway", description="Serve bots over HTTP. Settings come from GODEL_… variables."
+    )
+    commands = parser.add_subparsers(dest="name", metavar="COMMAND")
+    commands.add_parser("serve", help="serve (what happens without a command too)")
+    importer = commands.add_parser("import", help="import bots from a JSON file of the old kind, all or none")
+    importer.add_argument("file", type=Path, help="bots.json")
+    importer.add_argument("--replace", action="store_true", help="replace the knowledge of bots that exist already")
+    return parser
+
+
+def _import(settings: "Settings", file: Path, *, replace: bool) -> str:
+    import asyncio
+
+    from gateway.bots import BotRules
+    from gateway.bots_file import import_file
+
+    return asyncio.run(
+        import_file(file, settings.database_url, BotRules(settings.max_knowledge_characters), replace=replace)
+    )
+
+
+def _failed(reason: str) -> int:
+    print(f"gateway: {' '.join(reason.split())}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

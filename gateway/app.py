@@ -1,0 +1,125 @@
+"""The composition root: which concrete part stands behind which port is decided here and nowhere else."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import iter_route_contexts
+
+from gateway import problems
+from gateway.bots import RESERVED_BOT_IDS, BotRules
+from gateway.chat import Chat
+from gateway.errors import Misconfigured
+from gateway.inference import Inference
+from gateway.request_log import BodyLimit, RequestLog
+from gateway.routes import bots, model, seed
+from gateway.services import Services
+from gateway.settings import Settings
+from gateway.store.port import Store
+from gateway.tokens import CountTokens
+
+JSON_BYTES_PER_CHARACTER = 12
+"""The longest spelling of one character in JSON: two `\\uXXXX` escapes."""
+
+DESCRIPTION = """\
+Bots that answer from the knowledge you give them, with a GODEL model behind TorchServe.
+
+Failures are `application/problem+json` (RFC 9457). Every response has an `X-Request-ID`, yours if you sent one.
+"""
+
+ROUTERS: tuple[APIRouter, ...] = (model.router, bots.router, seed.router)
+"""In the order in which they are asked; the short addresses, which match almost anything, come last."""
+
+
+class Gateway(FastAPI):
+    """FastAPI, with the schema of a problem in its OpenAPI document."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        document = super().openapi()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas[problems.Problem.__name__] = problems.Problem.model_json_schema()
+        return document
+
+
+def create_app(
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    inference: Inference | None = None,
+    count_tokens: CountTokens | None = None,
+) -> FastAPI:
+    """Return the application. What is not given is made from `settings` when it starts and closed when it stops.
+
+    Raises Misconfigured when a route would be shadowed by a bot of the same name.
+    Starting it raises Misconfigured or StoreUnavailable.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.services = await _services(settings, stack, store, inference, count_tokens)
+            yield
+
+    app = Gateway(
+        title="godel-serve",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,  # a message may end in a slash, and a redirect would decode it twice
+        swagger_ui_oauth2_redirect_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # a span would hold the path, users' text
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    _check_reserved(app)
+    problems.install(app)
+    limit = JSON_BYTES_PER_CHARACTER * settings.max_knowledge_characters + 65_536
+    app.add_middleware(BodyLimit, limit=limit)
+    app.add_middleware(RequestLog)
+    return app
+
+
+async def _services(
+    settings: Settings,
+    stack: AsyncExitStack,
+    store: Store | None,
+    inference: Inference | None,
+    count_tokens: CountTokens | None,
+) -> Services:
+    """Choose and open every part; `stack` closes those opened here."""
+    budget, metadata = settings.prompt_budget, dict[str, Any]()
+    if count_tokens is None:
+        from gateway.served_archive import read_archive
+        from gateway.tokens import token_counter
+
+        archive = read_archive(settings.tokenizer)
+        count_tokens, metadata = token_counter(archive.tokenizer), archive.metadata
+        budget = min(budget, archive.max_prompt_tokens or budget)
+    if store is None:
+        from gateway.store.sql import SqlStore
+
+        store = await stack.enter_async_context(SqlStore.open(settings.database_url))
+    if inference is None:
+        from gateway.torchserve import TorchServeInference
+
+        inference = await stack.enter_async_context(TorchServeInference.open(settings, metadata))
+    chat = Chat(
+        store=store,
+        inference=inference,
+        count_tokens=count_tokens,
+        budget=budget,
+        timeout=settings.request_timeout,
+        max_message_characters=settings.max_message_characters,
+    )
+    return Services(rules=BotRules(settings.max_knowledge_characters), store=store, inference=inference, chat=chat)
+
+
+def _check_reserved(app: FastAPI) -> None:
+    """Raise Misconfigured when the first segment of a route could be taken for a bot's name."""
+    paths = [route.path for route in iter_route_contexts(app.routes) if route.path]
+    firsts = {path.split("/")[1] for path in paths}
+    free = {name for name in firsts if name and not name.startswith("{")} - RESERVED_BOT_IDS
+    if free:
+        raise Misconfigured(f"these addresses must be reserved in gateway/bots.py: {', '.join(sorted(free))}")

@@ -1,0 +1,123 @@
+"""What a bot is and the rules its parts obey. Knows neither HTTP nor databases.
+
+A bot is a passage of knowledge with an instruction and default generation parameters.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from gateway.errors import InvalidInput
+from handler.contract.generation import GenerationParameters, ParameterError
+from handler.contract.prompt import INSTRUCTIONS, neutralise
+
+BOT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+RESERVED_BOT_IDS: Final = frozenset(
+    {"v1", "docs", "redoc", "openapi.json", "healthz", "readyz", "livez", "metrics", "static"}
+)
+"""First path segments that are, or will be, the gateway's own. The app refuses to start with a route outside them."""
+
+MAX_INSTRUCTION_CHARACTERS: Final = 500
+"""An instruction shares the prompt's budget with the message and the knowledge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BotDraft:
+    """A bot as somebody wants it. Made by `BotRules.draft`, so that every part obeys the rules."""
+
+    bot_id: str
+    knowledge: str = ""
+    instruction: str | None = None
+    """A name of the contract's INSTRUCTIONS, the bot's own text, or None for the default."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Those generation parameters that differ from the contract's defaults."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bot(BotDraft):
+    """A bot as the store holds it."""
+
+    created_at: datetime
+    updated_at: datetime
+    revision: int
+    """1 when created, one more with each change; no change is ever lost in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class BotRules:
+    """Checks everything a bot is made of. Each method raises InvalidInput with one problem for each bad value."""
+
+    max_knowledge_characters: int
+
+    def draft(
+        self,
+        bot_id: str,
+        knowledge: str = "",
+        instruction: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> BotDraft:
+        """Return the bot these values describe."""
+        problems = {
+            "bot_id": bot_id_problem(bot_id),
+            "knowledge": text_problem(knowledge, self.max_knowledge_characters),
+            "instruction": _instruction_problem(instruction),
+        }
+        found = {name: problem for name, problem in problems.items() if problem}
+        found |= parameter_problems(parameters or {})
+        if found:
+            raise InvalidInput.of(found)
+        return BotDraft(bot_id=bot_id, knowledge=knowledge, instruction=instruction, parameters=dict(parameters or {}))
+
+    def lesson(self, bot_id: str, knowledge: str) -> BotDraft:
+        """Return a draft that teaches `bot_id` something: its knowledge may not be blank."""
+        draft = self.draft(bot_id, knowledge)
+        if not neutralise(knowledge):
+            raise InvalidInput.of({"knowledge": "must not be blank"})
+        return draft
+
+
+def check_bot_id(bot_id: str) -> str:
+    """Return `bot_id`. Raises InvalidInput when it cannot be the name of a bot."""
+    if problem := bot_id_problem(bot_id):
+        raise InvalidInput.of({"bot_id": problem})
+    return bot_id
+
+
+def bot_id_problem(bot_id: str) -> str | None:
+    """Return why `bot_id` cannot be the name of a bot, or None."""
+    if not BOT_ID.fullmatch(bot_id):
+        return "must be 1 to 64 letters, digits, dots, dashes or underscores, and start with a letter or digit"
+    if bot_id in RESERVED_BOT_IDS:
+        return f"must not be {bot_id}, which is an address of the gateway itself"
+    return None
+
+
+def parameter_problems(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with each bad one of `parameters`, by its place in a request."""
+    try:
+        GenerationParameters.from_mapping(parameters)
+    except ParameterError as error:
+        return {f"parameters.{name}": problem for name, problem in error.problems.items()}
+    return {}
+
+
+def text_problem(text: str, longest: int) -> str | None:
+    """Return why `text` cannot be kept or sent on, or None."""
+    if len(text) > longest:
+        return f"has {len(text)} characters, more than {longest}"
+    if "\0" in text:
+        return "must not hold NUL characters"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "must be text that UTF-8 can hold"
+    return None
+
+
+def _instruction_problem(instruction: str | None) -> str | None:
+    if instruction is None:
+        return None
+    if not neutralise(instruction):
+        return f"must be one of {', '.join(INSTRUCTIONS)}, a text that is not blank, or null"
+    return text_problem(instruction, MAX_INSTRUCTION_CHARACTERS)

@@ -1,0 +1,129 @@
+"""What can go wrong in the gateway, and the HTTP status of each.
+
+    GatewayError
+    ├── InvalidInput         a value breaks a rule; `problems` names each
+    ├── PromptTooLong        instruction and message do not fit the model's prompt
+    ├── ContentTooLarge      the request's body is larger than any valid one
+    ├── BotNotFound
+    ├── BotExists            an import would overwrite
+    ├── ClientGone           nobody waits for the answer any more
+    ├── ModelError
+    │   ├── ModelRejected    the model refused this request; carries the model's own 4xx and problems
+    │   ├── ModelBusy        its queue is full; try again soon
+    │   ├── ModelTimeout     no answer before the deadline
+    │   ├── ModelDown        no worker can answer; it may come back
+    │   └── ModelGarbled     it answered what the contract does not know
+    ├── StoreUnavailable     the database cannot be reached or is locked
+    └── Misconfigured        a setting cannot work; raised at start-up
+
+Foreign errors (httpx, SQLAlchemy, TorchServe's statuses) become one of these at the boundary, by type
+or status, never by message text.
+"""
+
+# ruff: noqa: N818 - the names say what happened; all of them are errors
+
+from collections.abc import Mapping
+from typing import Final
+
+
+class GatewayError(Exception):
+    """Base of all; the message is fit for the caller's eyes and holds no text of other users."""
+
+    def __init__(self, detail: str, *, problems: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail: Final = detail
+        self.problems: Final = dict(problems or {})
+
+
+class InvalidInput(GatewayError):
+    """One or more values break a rule."""
+
+    @classmethod
+    def of(cls, problems: Mapping[str, str]) -> "InvalidInput":
+        """Return the error for `problems`, which maps the name of each bad value to what is wrong with it."""
+        return cls("; ".join(f"{name} {problem}" for name, problem in problems.items()), problems=problems)
+
+
+class PromptTooLong(GatewayError):
+    """Instruction and message do not fit the model's prompt."""
+
+
+class ContentTooLarge(GatewayError):
+    """The request's body is larger than any valid one."""
+
+
+class BotNotFound(GatewayError):
+    """There is no bot of that name."""
+
+    def __init__(self, bot_id: str) -> None:
+        super().__init__(f"there is no bot called {bot_id}; create it with PUT /v1/bots/{bot_id}")
+
+
+class BotExists(GatewayError):
+    """Bots that an import would overwrite."""
+
+
+class ClientGone(GatewayError):
+    """The client closed its connection before the answer was ready."""
+
+
+class ModelError(GatewayError):
+    """The model gave no answer."""
+
+
+class ModelRejected(ModelError):
+    """The model refused this request with a 4xx `status` of its own."""
+
+    def __init__(self, detail: str, *, status: int, problems: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail, problems=problems)
+        self.status: Final = status
+
+
+class ModelBusy(ModelError):
+    """The model's queue is full."""
+
+
+class ModelTimeout(ModelError):
+    """No answer before the deadline."""
+
+
+class ModelDown(ModelError):
+    """No worker can answer."""
+
+
+class ModelGarbled(ModelError):
+    """The reply is not what the contract says."""
+
+
+class StoreUnavailable(GatewayError):
+    """The database cannot be reached, or stays locked."""
+
+
+class Misconfigured(GatewayError):
+    """A setting cannot work."""
+
+
+STATUSES: Final[dict[type[GatewayError], int]] = {
+    InvalidInput: 422,
+    PromptTooLong: 422,
+    ContentTooLarge: 413,
+    BotNotFound: 404,
+    BotExists: 409,
+    ClientGone: 499,  # nginx's number for it; nobody reads the body, but the log line does show it
+    ModelRejected: 422,
+    ModelBusy: 503,
+    ModelTimeout: 504,
+    ModelDown: 503,
+    ModelGarbled: 502,
+    StoreUnavailable: 503,
+    Misconfigured: 500,
+}
+"""The one table from error to HTTP status; every concrete error is in it."""
+
+RETRY_AFTER_SECONDS: Final[dict[type[GatewayError], int]] = {ModelBusy: 1, ModelDown: 3, StoreUnavailable: 1}
+"""When a retry makes sense: a full queue empties in a second, a dead worker is back in about three."""
+
+
+def status_of(error: GatewayError) -> int:
+    """Return the HTTP status of `error`."""
+    return error.status if isinstance(error, ModelRejected) else STATUSES[type(error)]

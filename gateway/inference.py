@@ -1,0 +1,112 @@
+"""What the gateway asks of a model, whoever serves it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from handler.contract.wire import GenerateReply, GenerateRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One process that runs the model."""
+
+    status: str
+    pid: int | None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has loaded the model."""
+        return self.status == "READY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """What is served. None where whoever serves it does not say."""
+
+    name: str
+    version: str | None = None
+    engine: str | None = None
+    precision: str | None = None
+    device: str | None = None
+    device_note: str | None = None
+    """Why the device is not the one that was asked for."""
+    slots: int | None = None
+    """Most requests answered at the same time."""
+    max_prompt_tokens: int | None = None
+    max_new_tokens: int | None = None
+    workers: tuple[Worker, ...] = ()
+    queue_capacity: int | None = None
+    """How many more requests the queue would take."""
+    queue_pending: int | None = None
+    """How many requests wait in the queue."""
+
+
+class Inference(Protocol):
+    """Answers prompts. Every method raises ModelBusy, ModelTimeout, ModelDown or ModelGarbled when it cannot."""
+
+    async def generate(self, request: GenerateRequest) -> GenerateReply:
+        """Return the answer to one prompt. Raises ModelRejected when the model refuses this very request.
+
+        Cancelling the call frees what the request holds in the model.
+        """
+        ...
+
+    async def ready(self) -> None:
+        """Return when the model has answered, since it was last started; raise when it cannot."""
+        ...
+
+    async def describe(self) -> ModelDescription:
+        """Return what is served, as it is now."""
+        ...
+
+
+@dataclass(slots=True)
+class EchoInference:
+    """An `Inference` without a model: answers with the prompt, or as `answer` says. For tests and trials."""
+
+    answer: Callable[[GenerateRequest], str] = lambda request: request.prompt
+    failure: Exception | None = None
+    """Raised by every method instead of answering."""
+    gate: asyncio.Event | None = None
+    """Answers wait until it is set."""
+    requests: list[GenerateRequest] = field(default_factory=list)
+    cancelled: int = 0
+
+    async def generate(self, request: GenerateRequest) -> GenerateReply:
+        """Return `answer(request)`, a token for each word."""
+        self.requests.append(request)
+        if self.gate is not None:
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        await self.ready()
+        text = self.answer(request)
+        return GenerateReply(
+            request_id=request.request_id,
+            text=text,
+            finish_reason="stop",
+            prompt_tokens=len(request.prompt.split()),
+            completion_tokens=len(text.split()),
+            queue_ms=0.5,
+            compute_ms=1.5,
+            batch_size=1,
+        )
+
+    async def ready(self) -> None:
+        """Return at once, or raise `failure`."""
+        if self.failure is not None:
+            raise self.failure
+
+    async def describe(self) -> ModelDescription:
+        """Return what an echo is."""
+        await self.ready()
+        return ModelDescription(
+            name="echo", version="1.0", engine="echo", precision="none", device="none", workers=(_ECHO_WORKER,)
+        )
+
+
+_ECHO_WORKER = Worker(status="READY", pid=None)

@@ -1,0 +1,124 @@
+"""Errors on the wire: `application/problem+json` (RFC 9457) for everything that goes wrong."""
+
+import http.client
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from gateway.errors import RETRY_AFTER_SECONDS, GatewayError, status_of
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI shows for these failures of a route; `document` adds the schema they refer to."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
+    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+
+
+class Problem(BaseModel):
+    """What went wrong with a request (RFC 9457)."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str = Field(examples=["urn:godel-serve:bot-not-found"])
+    """What kind of problem it is; does not change between releases."""
+    title: str = Field(examples=["Not Found"])
+    """The meaning of the status."""
+    status: int = Field(examples=[404])
+    """The HTTP status."""
+    detail: str = Field(examples=["there is no bot called cricket"])
+    """What happened, for a person."""
+    problems: dict[str, str] = Field(default={}, examples=[{}])
+    """Each bad value of the request, and what is wrong with it."""
+    request_id: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"])
+    """Quote it when you ask about this failure; the logs know it."""
+
+
+def problem_response(
+    request_id: str,
+    status: int,
+    kind: str,
+    detail: str,
+    problems: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the response for one problem. Any text is safe to pass: what UTF-8 cannot hold is replaced."""
+    title = http.client.responses.get(status, "Client Closed Request")
+    problem = Problem(
+        type=f"urn:godel-serve:{kind}",
+        title=title,
+        status=status,
+        detail=_encodable(detail),
+        problems={_encodable(name): _encodable(text) for name, text in (problems or {}).items()},
+        request_id=request_id,
+    )
+    body = json.dumps(problem.model_dump(), ensure_ascii=False).encode()
+    return Response(body, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def error_response(error: GatewayError, request_id: str) -> Response:
+    """Return the response for an error of our own, `Retry-After` included where a retry makes sense."""
+    retry = RETRY_AFTER_SECONDS.get(type(error))
+    headers = None if retry is None else {"Retry-After": str(retry)}
+    kind = re.sub(r"(?<=.)(?=[A-Z])", "-", type(error).__name__).lower()
+    return problem_response(request_id, status_of(error), kind, error.detail, error.problems, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer with problems wherever FastAPI or Starlette would answer in formats of their own."""
+
+    async def ours(request: Request, error: GatewayError) -> Response:
+        return error_response(error, request.state.request_id)
+
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        if any(item["type"] == "json_invalid" for item in error.errors()):
+            return problem_response(request.state.request_id, 400, "invalid-json", "the body is not JSON")
+        problems = _named(error.errors())
+        detail = "; ".join(f"{name}: {text}" for name, text in problems.items())
+        return problem_response(request.state.request_id, 422, "invalid-input", detail, problems)
+
+    async def http(request: Request, error: HTTPException) -> Response:
+        kind, detail = _HTTP_KINDS.get(error.status_code, ("http-error", error.detail))
+        return problem_response(request.state.request_id, error.status_code, kind, detail, headers=error.headers)
+
+    app.add_exception_handler(GatewayError, ours)  # type: ignore[arg-type]  # handlers are typed for Exception only
+    app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
+
+
+_MEANINGS = {
+    400: "The body is not JSON.",
+    404: "There is no such bot.",
+    413: "The body is larger than any that is taken.",
+    422: "A value breaks a rule; `problems` names each.",
+    502: "The model answered what nobody understands.",
+    503: "The model, or the database, cannot answer just now; `Retry-After` says when to try again.",
+    504: "The model did not answer in time.",
+}
+
+_HTTP_KINDS = {
+    400: ("invalid-json", "the body cannot be read as JSON in UTF-8"),
+    404: ("no-such-route", "there is nothing at this address; /docs lists what there is"),
+    413: ("content-too-large", "the body is larger than any that this address takes"),
+    405: ("method-not-allowed", "this address does not take this method; the Allow header lists those it takes"),
+}
+
+
+def _named(errors: Sequence[Any]) -> dict[str, str]:
+    """Return pydantic's errors by the name of the bad value: `("body", "top", 1)` becomes `top.1`."""
+    named: dict[str, str] = {}
+    for item in errors:
+        place = [str(part) for part in item["loc"]]
+        named[".".join(place[1:]) or place[0]] = str(item["msg"])
+    return named
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,104 @@
+"""Around every request: its id, one line in the log, and no exception that gets away.
+
+The line holds the route's template, never the path, which is users' text in the seed's endpoints.
+"""
+
+import logging
+import time
+import traceback
+import uuid
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import ContentTooLarge
+from gateway.problems import error_response, problem_response
+from handler.contract.wire import REQUEST_ID
+
+HEADER = "X-Request-ID"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+logger = logging.getLogger("gateway.request")
+
+
+class RequestLog:
+    """ASGI middleware. Accepts `X-Request-ID` when it is harmless, makes one otherwise, returns it in any case."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+        request_id = _request_id(Headers(scope=scope).get(HEADER))
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def labelled(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[HEADER] = request_id
+                headers.setdefault("Cache-Control", "no-store")  # the seed's GETs change and generate
+            await send(message)
+
+        try:
+            await self._app(scope, receive, labelled)
+        except Exception as error:
+            logger.error("request_id=%s failed unexpectedly: %s", request_id, _without_text(error))
+            if not status:
+                response = problem_response(request_id, 500, "internal-error", "something broke; it has been logged")
+                await response(scope, receive, labelled)
+        finally:
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            route = getattr(scope.get("route"), "path_format", "(no route)")
+            milliseconds = (time.perf_counter() - started) * 1e3
+            logger.info("%s %s %d %.1f ms request_id=%s", method, route, status, milliseconds, request_id)
+
+
+class BodyLimit:
+    """ASGI middleware that refuses a body of more than `limit` bytes, announced or not, with a problem."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdecimal() and int(announced[:20]) > self._limit:
+            error = ContentTooLarge(f"the body has more than {self._limit} bytes")
+            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                raise HTTPException(413)  # the one exception that FastAPI lets through while it reads a body
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _request_id(given: str | None) -> str:
+    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _without_text(error: BaseException) -> str:
+    """Return type and stack of `error` and its causes. Messages stay out: they may quote what a user wrote."""
+    parts = []
+    current: BaseException | None = error
+    while current is not None:
+        parts.append(type(current).__qualname__ + "\n" + "".join(traceback.format_tb(current.__traceback__)))
+        current = current.__cause__ or current.__context__
+    return "caused by ".join(parts)

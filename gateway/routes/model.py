@@ -1,0 +1,30 @@
+"""The model that answers, and whether this process and that model are well."""
+
+from fastapi import APIRouter
+
+from gateway.problems import declared
+from gateway.routes.schemas import Health, ModelOutput
+from gateway.services import ServicesOf
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/v1/model", summary="Describe the model", responses=declared(502, 503, 504))
+async def describe_model(services: ServicesOf) -> ModelOutput:
+    return ModelOutput.of(await services.inference.describe())
+
+
+@router.get("/healthz", summary="Is the process alive?")
+async def healthz() -> Health:
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    summary="Can messages be answered?",
+    description="Yes when a worker is READY and has answered a canary prompt since it started.",
+    responses=declared(422, 502, 503, 504),
+)
+async def readyz(services: ServicesOf) -> Health:
+    await services.inference.ready()
+    return Health(status="ready")

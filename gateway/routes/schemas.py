@@ -1,0 +1,215 @@
+"""The JSON that clients send and get. The generation parameters are taken from the contract, field by field."""
+
+import dataclasses
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from gateway.bots import BOT_ID, MAX_INSTRUCTION_CHARACTERS, Bot
+from gateway.chat import Answer
+from gateway.inference import ModelDescription
+from handler.contract.generation import GenerationParameters
+from handler.contract.prompt import DEFAULT_INSTRUCTION, DEFAULT_INSTRUCTION_WITHOUT_KNOWLEDGE, INSTRUCTIONS
+from handler.contract.wire import FinishReason
+
+
+def _parameters_schema() -> dict[str, Any]:
+    """Return the JSON schema of the contract's generation parameters; the contract itself validates them."""
+    properties: dict[str, Any] = {}
+    for item in dataclasses.fields(GenerationParameters):
+        bounds, default = item.metadata["bounds"], item.default
+        shape: dict[str, Any] = {"type": "boolean"}
+        if not isinstance(default, bool):
+            number = float if isinstance(default, float) else int
+            kind = "number" if number is float else "integer"
+            shape = {"type": kind if default is not None else [kind, "null"]}
+            shape |= {"minimum": number(bounds.minimum), "maximum": number(bounds.maximum)}
+        properties[item.name] = shape | {"default": default, "description": bounds.meaning}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+BotId = Annotated[str, Path(description=f"The bot's name: `{BOT_ID.pattern}`.", examples=["cricket"])]
+Parameters = Annotated[dict[str, Any], WithJsonSchema(_parameters_schema())]
+
+_KNOWLEDGE = "Cricket is a popular sport that is played between two teams of eleven players each."
+_REQUEST_ID = "0f8fad5bd9cb469fa16570867728950e"
+_NAMED_INSTRUCTIONS = ", ".join(f"`{name}`" for name in INSTRUCTIONS)
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class _Output(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class BotInput(_Input):
+    """A bot as it shall be."""
+
+    knowledge: str = Field(default="", examples=[_KNOWLEDGE])
+    """The passage it answers from."""
+    instruction: str | None = Field(
+        default=None,
+        examples=[DEFAULT_INSTRUCTION],
+        description=f"{_NAMED_INSTRUCTIONS}, or a text of your own of at most {MAX_INSTRUCTION_CHARACTERS} characters."
+        f" Null means `{DEFAULT_INSTRUCTION}` with knowledge and `{DEFAULT_INSTRUCTION_WITHOUT_KNOWLEDGE}` without.",
+    )
+    parameters: Parameters = Field(default={}, examples=[{"max_length": 64, "do_sample": False}])
+    """How its answers are generated, where not by default."""
+
+
+class BotSummary(_Output):
+    """A bot without its knowledge."""
+
+    bot_id: str = Field(examples=["cricket"])
+    instruction: str | None = Field(examples=[DEFAULT_INSTRUCTION])
+    knowledge_characters: int = Field(examples=[len(_KNOWLEDGE)])
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, bot: Bot) -> Self:
+        """Return the summary of `bot`."""
+        return cls.model_validate(dataclasses.asdict(bot) | {"knowledge_characters": len(bot.knowledge)})
+
+
+class BotOutput(_Output):
+    """A bot."""
+
+    bot_id: str = Field(examples=["cricket"])
+    knowledge: str = Field(examples=[_KNOWLEDGE])
+    instruction: str | None = Field(examples=[DEFAULT_INSTRUCTION])
+    parameters: Parameters = Field(examples=[{"max_length": 64, "do_sample": False}])
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, bot: Bot) -> Self:
+        """Return `bot` as clients see it."""
+        return cls.model_validate(dataclasses.asdict(bot))
+
+
+class BotList(_Output):
+    """One page of bots, in the order of their names."""
+
+    bots: list[BotSummary]
+    next_after: str | None = Field(examples=[None])
+    """Ask for `?after=` this to get the next page; null on the last."""
+
+
+class ChatInput(_Input):
+    """A message to a bot."""
+
+    message: str = Field(examples=["How many players are in a team?"])
+    parameters: Parameters = Field(default={}, examples=[{"do_sample": False}])
+    """Parameters for this answer alone; they win over the bot's own."""
+
+
+class Usage(_Output):
+    """Tokens, as the model counts them."""
+
+    prompt_tokens: int = Field(examples=[71])
+    completion_tokens: int = Field(examples=[12])
+
+
+class Timing(_Output):
+    """Where the time went."""
+
+    queue_ms: float = Field(examples=[3.1])
+    """Waiting for the model."""
+    compute_ms: float = Field(examples=[240.5])
+    """In the model."""
+    batch_size: int = Field(examples=[4])
+    """The most requests that were computed together with this one, itself included."""
+
+
+class LeftOut(_Output):
+    """What did not fit into the prompt."""
+
+    turns: int = Field(examples=[0])
+    knowledge_characters: int = Field(examples=[0])
+    message_characters: int = Field(examples=[0])
+
+
+class ChatOutput(_Output):
+    """A bot's answer."""
+
+    response: str = Field(examples=["There are eleven players in each team."])
+    finish_reason: FinishReason = Field(examples=["stop"])
+    """`stop`: the answer is complete; `length`: `max_length` cut it; `deadline`: time ran out."""
+    usage: Usage
+    timing: Timing
+    left_out: LeftOut
+    request_id: str = Field(examples=[_REQUEST_ID])
+
+    @classmethod
+    def of(cls, answer: Answer, request_id: str) -> Self:
+        """Return `answer` as clients see it."""
+        reply, prompt = answer.reply, answer.prompt
+        return cls(
+            response=reply.text,
+            finish_reason=reply.finish_reason,
+            usage=Usage(prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens),
+            timing=Timing(queue_ms=reply.queue_ms, compute_ms=reply.compute_ms, batch_size=reply.batch_size),
+            left_out=LeftOut(
+                turns=prompt.turns_dropped,
+                knowledge_characters=prompt.knowledge_characters_dropped,
+                message_characters=prompt.message_characters_dropped,
+            ),
+            request_id=request_id,
+        )
+
+
+class SeedOutput(_Output):
+    """The reply of the two short addresses."""
+
+    response: str
+
+
+class WorkerOutput(_Output):
+    """A process that runs the model."""
+
+    status: str = Field(examples=["READY"])
+    pid: int | None = Field(examples=[4711])
+
+
+class QueueOutput(_Output):
+    """The model's queue."""
+
+    capacity: int | None = Field(examples=[64])
+    """How many more requests it takes."""
+    pending: int | None = Field(examples=[0])
+    """How many requests wait in it."""
+
+
+class ModelOutput(_Output):
+    """The model that answers; null where the server does not say."""
+
+    name: str = Field(examples=["godel"])
+    version: str | None = Field(examples=["1.0"])
+    engine: str | None = Field(examples=["torch"])
+    precision: str | None = Field(examples=["fp32"])
+    device: str | None = Field(examples=["cpu"])
+    device_note: str | None = Field(examples=[None])
+    """Why the device is not the one that was asked for."""
+    slots: int | None = Field(examples=[8])
+    """Most requests answered at the same time."""
+    max_prompt_tokens: int | None = Field(examples=[512])
+    max_new_tokens: int | None = Field(examples=[256])
+    workers: list[WorkerOutput]
+    queue: QueueOutput
+
+    @classmethod
+    def of(cls, model: ModelDescription) -> Self:
+        """Return `model` as clients see it."""
+        queue = {"capacity": model.queue_capacity, "pending": model.queue_pending}
+        return cls.model_validate(dataclasses.asdict(model) | {"queue": queue})
+
+
+class Health(_Output):
+    """The process is alive, or ready."""
+
+    status: str = Field(examples=["ok"])

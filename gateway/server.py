@@ -1,0 +1,81 @@
+"""Serving the application with uvicorn: the port, the log, and an end that lets requests in flight finish."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+
+import uvicorn
+
+from gateway.app import create_app
+from gateway.errors import Misconfigured
+from gateway.log import configure_logging
+from gateway.settings import Settings
+
+URL_BYTES_PER_CHARACTER = 12
+"""An emoji percent-encoded."""
+
+logger = logging.getLogger("gateway.server")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight.
+
+    Raises Misconfigured when the port is taken or a setting cannot work, StoreUnavailable when the database is
+    out of reach; nothing is left open then.
+    """
+    configure_logging(settings.log_level)
+    with contextlib.closing(bind(settings.host, settings.port)) as listener:
+        asyncio.run(_serve(settings, listener))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address. Raises Misconfigured, saying what to do, when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Misconfigured(f"cannot listen on {host}: {error.strerror}; set GODEL_HOST") from error
+    # Lets a restart take the port while old connections still linger; a second listener is refused all the same.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise Misconfigured(
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it or set GODEL_PORT"
+        ) from error
+    return listener
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    app = create_app(settings)
+    # The application starts and stops here, not in uvicorn, so that what goes wrong then reaches our caller.
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=settings.shutdown_grace,
+        h11_max_incomplete_event_size=URL_BYTES_PER_CHARACTER * settings.max_message_characters + 65_536,
+    )
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn takes these over while it serves and raises them again when it is done; ours outlive that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    async with app.router.lifespan_context(app):
+        host, port = listener.getsockname()[:2]
+        logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        await server.serve(sockets=[listener])
+    logger.info("stopped")

@@ -1,0 +1,33 @@
+"""What the routes work with, made once by the composition root; and how a route asks for it."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from gateway.bots import BotRules
+from gateway.chat import Chat
+from gateway.inference import Inference
+from gateway.store.port import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts behind the routes."""
+
+    rules: BotRules
+    store: Store
+    inference: Inference
+    chat: Chat
+
+
+async def _services(request: Request) -> Services:
+    return cast("Services", request.app.state.services)
+
+
+async def _request_id(request: Request) -> str:
+    return cast("str", request.state.request_id)
+
+
+ServicesOf = Annotated[Services, Depends(_services)]
+RequestId = Annotated[str, Depends(_request_id)]

@@ -1,0 +1,64 @@
+"""Every setting of the gateway: its type, its default and why. Read from the environment, prefix `GODEL_`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _http_address(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return value.rstrip("/")
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+
+
+class Settings(BaseSettings):
+    """Made once, where the process starts, and handed down; nothing else reads the environment.
+
+    Raises pydantic's ValidationError naming each bad value.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="GODEL_", frozen=True, use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Loopback, because nothing asks for a key yet."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one and logs it."""
+
+    database_url: str = "sqlite+aiosqlite:///state/godel.db"
+    """Where bots are kept, as SQLAlchemy spells it. Outside build/, so that cleaning up loses no bot."""
+
+    inference_url: HttpAddress = "http://127.0.0.1:8080"
+    """TorchServe's inference address."""
+
+    management_url: HttpAddress = "http://127.0.0.1:8081"
+    """TorchServe's management address: readiness and the facts about the model come from it."""
+
+    model_name: str = Field(default="godel", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """The name the model is registered under in TorchServe."""
+
+    tokenizer: Path = Path("model_store/godel.mar")
+    """A `tokenizer.json`, or the served `.mar` that holds one: prompts are counted as the model counts them."""
+
+    prompt_budget: int = Field(default=512, ge=32, le=65_536)
+    """Most tokens in a prompt. GODEL was trained on 512; the archive's `max_prompt_tokens` caps it."""
+
+    request_timeout: float = Field(default=60.0, gt=0, le=3600)
+    """Seconds an answer may take. Travels with the request as its deadline: late, the model returns what it has."""
+
+    shutdown_grace: int = Field(default=30, ge=0, le=3600)
+    """Seconds that requests in flight get to finish after SIGTERM. TorchServe itself cannot drain."""
+
+    max_message_characters: int = Field(default=32_768, ge=1, le=65_536)
+    """Longest message. Far above any prompt budget, yet what a request line can carry percent-encoded."""
+
+    max_knowledge_characters: int = Field(default=1_000_000, ge=1, le=50_000_000)
+    """Longest knowledge of one bot: some 300 pages."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the gateway logs. Users' text is logged at no level."""

@@ -1,0 +1,61 @@
+"""Opening a database and bringing its schema up to date."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from gateway.errors import Misconfigured
+
+BUSY_TIMEOUT_MS = 10_000
+"""How long a SQLite connection waits for another writer before it gives up."""
+
+
+def open_engine(url: str) -> AsyncEngine:
+    """Return an engine for `url`; connects to nothing yet. A folder that SQLite's file needs is made.
+
+    Raises Misconfigured when `url` is no database address or its driver is not installed.
+    """
+    try:
+        parsed = make_url(url)
+        # Statements fail with their parameters in the message by default, and those are users' text.
+        engine = create_async_engine(parsed, hide_parameters=True)
+        if parsed.get_backend_name() == "sqlite":
+            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            if parsed.database and parsed.database != ":memory:":
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    except (ArgumentError, NoSuchModuleError, ImportError, OSError) as error:
+        raise Misconfigured(f"database_url cannot be used: {error}") from error
+    return engine
+
+
+async def migrate(engine: AsyncEngine) -> None:
+    """Run the migrations that the database lacks, all of them or none."""
+    async with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            # Takes the write lock first: of two processes that start at once, the second waits, then finds all done.
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        await connection.run_sync(_upgrade)
+        await connection.commit()
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    # The timeout comes first: switching to the write-ahead log waits for a lock too.
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()

@@ -1,0 +1,40 @@
+"""The tables, as the newest migration leaves them. A test holds the two together."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import JSON, Column, DateTime, Dialect, Integer, MetaData, String, Table, Text
+from sqlalchemy.types import TypeDecorator
+
+NAMING: Final = {"pk": "pk_%(table_name)s", "ix": "ix_%(column_0_label)s", "fk": "fk_%(table_name)s_%(column_0_name)s"}
+"""Constraints have names of ours, so that a later migration can find them in every database."""
+
+metadata = MetaData(naming_convention=NAMING)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment, always with its time zone, also from databases that forget it (SQLite)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return `value` in UTC."""
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return `value` with UTC written on it."""
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+bots = Table(
+    "bots",
+    metadata,
+    Column("bot_id", String(64), primary_key=True),
+    Column("knowledge", Text, nullable=False),
+    Column("instruction", Text, nullable=True),
+    Column("parameters", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("revision", Integer, nullable=False),
+)

@@ -1,0 +1,222 @@
+"""The model behind TorchServe: its inference and management APIs as an `Inference`, its oddities hidden.
+
+What has to be known of TorchServe 0.12: `/ping` says nothing, so readiness is a READY worker and a reply;
+503 stands both for "no worker" and for "queue full"; a worker that dies answers its requests with 500 or
+507, or cuts the connection in the middle of a reply; a failure of the handler carries the contract's own JSON.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, Self
+
+import httpx
+
+from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout
+from gateway.inference import ModelDescription, Worker
+from gateway.settings import Settings
+from handler.contract.generation import GenerationParameters
+from handler.contract.prompt import render
+from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_reply
+
+MAX_CONNECTIONS = 256
+CONNECT_SECONDS = 2.0
+CANARY_SECONDS = 10.0
+MANAGEMENT_SECONDS = 2.0
+LATENESS_SECONDS = 2.0
+"""How long after its deadline an answer may arrive: the model returns what it has *at* the deadline."""
+
+
+class TorchServeInference:
+    """An `Inference` over HTTP. The client is the caller's to close; `archive` is the metadata of the served .mar."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        *,
+        inference_url: str,
+        management_url: str,
+        model_name: str,
+        archive: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._predictions = f"{inference_url}/predictions/{model_name}"
+        self._model = f"{management_url}/models/{model_name}"
+        self._name = model_name
+        self._archive = archive or {}
+        self._clock = clock
+        self._proven: frozenset[int | None] = frozenset()
+        self._proving = asyncio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, archive: Mapping[str, Any]) -> AsyncIterator[Self]:
+        """Yield the inference that `settings` describe; close its connections after."""
+        async with httpx.AsyncClient(
+            timeout=httpx.Timeout(settings.request_timeout + 2 * LATENESS_SECONDS, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            trust_env=False,  # a proxy for the world outside is none for the process next door
+        ) as client:
+            yield cls(
+                client,
+                inference_url=settings.inference_url,
+                management_url=settings.management_url,
+                model_name=settings.model_name,
+                archive=archive,
+            )
+
+    async def generate(self, request: GenerateRequest) -> GenerateReply:
+        """Return the answer to one prompt. Raises a ModelError."""
+        response = await self._post(request)
+        try:
+            return decode_reply(response.content)
+        except WireError as error:
+            if response.is_success or error.code != "bad_reply":
+                _raise_failure(error)
+        # No reply of the handler: TorchServe itself answered.
+        match response.status_code:
+            case 503:
+                raise await self._busy_or_down()
+            case 413:
+                raise ModelRejected("the prompt is larger than TorchServe takes", status=413)
+            case 404:
+                raise ModelDown(f"TorchServe has no model called {self._name}")
+            case 500 | 507:
+                raise ModelDown("the worker died while it answered")
+            case status:
+                raise ModelDown(f"TorchServe answered with status {status}")
+
+    async def ready(self) -> None:
+        """Return when the present workers have answered a canary prompt; asked once for each set of workers."""
+        pids = await self._ready_workers()
+        async with self._proving:
+            if pids != self._proven:
+                await self.generate(self._canary())
+                self._proven = pids
+
+    async def describe(self) -> ModelDescription:
+        """Return what TorchServe's management API says, and what the handler adds to it."""
+        try:
+            state = await self._state({"customized": "true"})
+        except ModelError:
+            state = await self._state()  # a busy or dead worker cannot describe itself; TorchServe still can
+        return _description(self._name, state, {**self._archive, **_own_words(state)})
+
+    async def _post(self, request: GenerateRequest) -> httpx.Response:
+        patience = None if request.deadline is None else request.deadline - self._clock() + LATENESS_SECONDS
+        try:
+            async with asyncio.timeout(patience):
+                return await self._client.post(
+                    self._predictions, content=request.encode(), headers={"content-type": "application/json"}
+                )
+        except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            raise ModelTimeout("the model did not answer in time") from error
+        except httpx.PoolTimeout as error:
+            raise ModelBusy("too many requests wait for the model") from error
+        except httpx.TransportError as error:
+            raise ModelDown("the connection to TorchServe failed") from error
+
+    async def _state(self, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return the management API's description of the default version. Raises ModelDown or ModelGarbled."""
+        try:
+            response = await self._client.get(self._model, params=query, timeout=MANAGEMENT_SECONDS)
+        except httpx.TransportError as error:
+            raise ModelDown("TorchServe's management API cannot be reached") from error
+        if response.status_code == 404:
+            raise ModelDown(f"TorchServe has no model called {self._name}")
+        if not response.is_success:
+            raise ModelDown(f"TorchServe's management API answered with status {response.status_code}")
+        try:
+            versions = response.json()
+        except ValueError as error:
+            raise ModelGarbled("TorchServe's management API did not answer in JSON") from error
+        if not isinstance(versions, list) or not versions or not isinstance(versions[0], dict):
+            raise ModelGarbled("TorchServe's management API did not describe the model")
+        return versions[0]
+
+    async def _ready_workers(self) -> frozenset[int | None]:
+        """Return the process ids of the READY workers. Raises ModelDown when there is none."""
+        pids = frozenset(worker.pid for worker in _workers(await self._state()) if worker.ready)
+        if not pids:
+            raise ModelDown("no worker has loaded the model")
+        return pids
+
+    async def _busy_or_down(self) -> ModelError:
+        """Return which of the two a bare 503 meant."""
+        try:
+            await self._ready_workers()
+        except ModelError as error:
+            return error
+        return ModelBusy("the model's queue is full")
+
+    def _canary(self) -> GenerateRequest:
+        now = self._clock()
+        return GenerateRequest(
+            prompt=render(["Hello."]),
+            request_id="canary",
+            parameters=GenerationParameters(max_length=1, min_length=0, do_sample=False),
+            submitted_at=now,
+            deadline=now + CANARY_SECONDS,
+        )
+
+
+def _raise_failure(error: WireError) -> NoReturn:
+    """Raise what the handler's own failure means here, by its status."""
+    if error.code == "bad_reply":
+        raise ModelGarbled(error.message) from error
+    if error.status == 503:
+        raise ModelBusy(error.message) from error
+    if error.status == 504:
+        raise ModelTimeout(error.message) from error
+    if error.status < 500:
+        raise ModelRejected(error.message, status=error.status, problems=error.problems) from error
+    raise ModelDown(error.message) from error
+
+
+def _workers(state: Mapping[str, Any]) -> list[Worker]:
+    found = state.get("workers")
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return [Worker(status=str(row.get("status", "UNKNOWN")), pid=_whole(row.get("pid"))) for row in rows]
+
+
+def _own_words(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the handler says of itself: an object, in a list of one or as JSON text, or nothing."""
+    words = state.get("customizedMetadata")
+    if isinstance(words, str):
+        try:
+            words = json.loads(words)
+        except ValueError:
+            return {}
+    if isinstance(words, list):
+        words = words[0] if words else {}
+    return words if isinstance(words, dict) else {}
+
+
+def _description(name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelDescription:
+    queue = state.get("jobQueueStatus")
+    queue = queue if isinstance(queue, dict) else {}
+    return ModelDescription(
+        name=name,
+        version=_text(state.get("modelVersion")),
+        engine=_text(facts.get("engine")),
+        precision=_text(facts.get("precision")),
+        device=_text(facts.get("device")),
+        device_note=_text(facts.get("device_note")),
+        slots=_whole(state.get("batchSize")),
+        max_prompt_tokens=_whole(facts.get("max_prompt_tokens")),
+        max_new_tokens=_whole(facts.get("max_new_tokens")),
+        workers=tuple(_workers(state)),
+        queue_capacity=_whole(queue.get("remainingCapacity")),
+        queue_pending=_whole(queue.get("pendingRequests")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
