@@ -6,7 +6,7 @@ What has to be known of TorchServe 0.12: `/ping` says nothing, so readiness is a
 """
 
 import asyncio
-import json
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ from gateway.inference import ModelDescription, Worker
 from gateway.settings import Settings
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import render
-from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_reply
+from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, decode_reply
 
 MAX_CONNECTIONS = 256
 CONNECT_SECONDS = 2.0
@@ -27,6 +27,9 @@ CANARY_SECONDS = 10.0
 MANAGEMENT_SECONDS = 2.0
 LATENESS_SECONDS = 2.0
 """How long after its deadline an answer may arrive: the model returns what it has *at* the deadline."""
+
+PREDICT = {"content-type": "application/json"}
+DESCRIBE = PREDICT | {DESCRIBE_HEADER: "True"}
 
 
 class TorchServeInference:
@@ -48,6 +51,8 @@ class TorchServeInference:
         self._name = model_name
         self._archive = archive or {}
         self._clock = clock
+        self._own_words: dict[str, Any] = {}
+        self._described: frozenset[int | None] = frozenset()
         self._proven: frozenset[int | None] = frozenset()
         self._proving = asyncio.Lock()
 
@@ -70,7 +75,8 @@ class TorchServeInference:
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
         """Return the answer to one prompt. Raises a ModelError."""
-        response = await self._post(request)
+        patience = None if request.deadline is None else request.deadline - self._clock() + LATENESS_SECONDS
+        response = await self._post(request.encode(), PREDICT, patience)
         try:
             return decode_reply(response.content)
         except WireError as error:
@@ -99,19 +105,32 @@ class TorchServeInference:
 
     async def describe(self) -> ModelDescription:
         """Return what TorchServe's management API says, and what the handler adds to it."""
-        try:
-            state = await self._state({"customized": "true"})
-        except ModelError:
-            state = await self._state()  # a busy or dead worker cannot describe itself; TorchServe still can
-        return _description(self._name, state, {**self._archive, **_own_words(state)})
+        state = await self._state()
+        pids = frozenset(worker.pid for worker in _workers(state) if worker.ready)
+        if pids and self._described != pids:
+            with contextlib.suppress(ModelError):  # a busy worker cannot say; the archive still knows most of it
+                self._own_words, self._described = await self._ask_handler(), pids
+        return _description(self._name, state, {**self._archive, **self._own_words})
 
-    async def _post(self, request: GenerateRequest) -> httpx.Response:
-        patience = None if request.deadline is None else request.deadline - self._clock() + LATENESS_SECONDS
+    async def _ask_handler(self) -> dict[str, Any]:
+        """Return what the handler says of itself. It does not change while a worker lives.
+
+        Asked by a prediction: the management API's `customized=true` would make TorchServe 0.12 repeat
+        the question for ever under continuous batching, and admit nothing meanwhile.
+        """
+        response = await self._post(b"", DESCRIBE, patience=MANAGEMENT_SECONDS)
+        try:
+            words = response.json() if response.is_success else None
+        except ValueError:
+            words = None
+        if not isinstance(words, dict):
+            raise ModelGarbled("the model did not describe itself")
+        return words
+
+    async def _post(self, body: bytes, headers: Mapping[str, str], patience: float | None) -> httpx.Response:
         try:
             async with asyncio.timeout(patience):
-                return await self._client.post(
-                    self._predictions, content=request.encode(), headers={"content-type": "application/json"}
-                )
+                return await self._client.post(self._predictions, content=body, headers=headers)
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise ModelTimeout("the model did not answer in time") from error
         except httpx.PoolTimeout as error:
@@ -119,10 +138,10 @@ class TorchServeInference:
         except httpx.TransportError as error:
             raise ModelDown("the connection to TorchServe failed") from error
 
-    async def _state(self, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+    async def _state(self) -> dict[str, Any]:
         """Return the management API's description of the default version. Raises ModelDown or ModelGarbled."""
         try:
-            response = await self._client.get(self._model, params=query, timeout=MANAGEMENT_SECONDS)
+            response = await self._client.get(self._model, timeout=MANAGEMENT_SECONDS)
         except httpx.TransportError as error:
             raise ModelDown("TorchServe's management API cannot be reached") from error
         if response.status_code == 404:
@@ -180,19 +199,6 @@ def _workers(state: Mapping[str, Any]) -> list[Worker]:
     found = state.get("workers")
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return [Worker(status=str(row.get("status", "UNKNOWN")), pid=_whole(row.get("pid"))) for row in rows]
-
-
-def _own_words(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the handler says of itself: an object, in a list of one or as JSON text, or nothing."""
-    words = state.get("customizedMetadata")
-    if isinstance(words, str):
-        try:
-            words = json.loads(words)
-        except ValueError:
-            return {}
-    if isinstance(words, list):
-        words = words[0] if words else {}
-    return words if isinstance(words, dict) else {}
 
 
 def _description(name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelDescription:

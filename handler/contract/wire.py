@@ -21,6 +21,10 @@ REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What a request id may be: short and harmless in a log line, a header and a metric."""
 
 
+DESCRIBE_HEADER: Final = "describe"
+"""A prediction with this header set to `True` is answered with what is served, its body unread."""
+
+
 class WireError(ValueError):
     """A message that the other side must refuse; carries what goes into the failure reply."""
 
