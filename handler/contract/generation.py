@@ -95,7 +95,8 @@ def _problem(item: "dataclasses.Field[Any]", value: object) -> str | None:
     if value is None and default is None:
         return None
     whole = not isinstance(default, float)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or infinite:
         return f"must be {'a whole' if whole else 'a finite'} number, not {_shown(value)}"
     if not bounds.minimum <= value <= bounds.maximum:
         return f"must be from {bounds.minimum:g} to {bounds.maximum:g}, not {_shown(value)}"

@@ -130,7 +130,7 @@ def fit(
         newest = kept_turns[-1]
         cut = _least(len(newest), lambda n: fits([newest[n:].lstrip()], kept_knowledge))
         kept_turns = [newest[cut:].lstrip()]
-    if not kept_turns[-1] and safe_turns[-1]:
+    if (not kept_turns[-1] and safe_turns[-1]) or not fits(kept_turns, kept_knowledge):
         raise ValueError(f"a budget of {budget} tokens cannot hold the instruction and a message")
     text = _layout(header, kept_turns, kept_knowledge)
     return FittedPrompt(

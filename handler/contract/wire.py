@@ -21,6 +21,9 @@ REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What a request id may be: short and harmless in a log line, a header and a metric."""
 
 
+LAST_MOMENT: Final = 1e11
+"""The year 5138, in seconds since the epoch: what lies beyond is a mistake, milliseconds for example."""
+
 DESCRIBE_HEADER: Final = "describe"
 """A prediction with this header set to `True` is answered with what is served, its body unread."""
 
@@ -72,10 +75,12 @@ class GenerateRequest:
             problems["prompt"] = "must be text that is not blank"
         elif len(prompt) > MAX_PROMPT_CHARACTERS:
             problems["prompt"] = f"has {len(prompt)} characters, more than {MAX_PROMPT_CHARACTERS}"
+        elif any("\ud800" <= character <= "\udfff" for character in prompt):
+            problems["prompt"] = "must be text that UTF-8 can hold"  # JSON can spell half a character, as \ud800
         if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
             problems["request_id"] = f"must match {REQUEST_ID.pattern}"
         for name in ("submitted_at", "deadline"):
-            if not isinstance(message.get(name, 0.0), int | float | None) or isinstance(message.get(name), bool):
+            if not _is_moment(message.get(name)):
                 problems[name] = "must be seconds since the epoch"
         parameters = message.get("parameters", {})
         if not isinstance(parameters, dict):
@@ -147,6 +152,12 @@ def decode_reply(body: bytes | bytearray | str) -> GenerateReply:
     if wrong or message["finish_reason"] not in get_args(FinishReason):
         raise WireError(502, "bad_reply", f"the model's reply has a bad {wrong[0] if wrong else 'finish_reason'}")
     return GenerateReply(**{name: message[name] for name in kinds})
+
+
+def _is_moment(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LAST_MOMENT
 
 
 def _dump(message: dict[str, Any]) -> bytes:
