@@ -15,6 +15,7 @@ from typing import Any
 
 from ts.metrics.metric_type_enum import MetricTypes
 
+from handler.contract.archive import METADATA, MODEL_FOLDER, TOKENIZER
 from handler.contract.generation import GenerationParameters, ParameterError
 from handler.contract.prompt import FORMAT_VERSION
 from handler.contract.wire import GenerateReply, GenerateRequest, WireError, encode_failure
@@ -42,7 +43,7 @@ class GodelHandler:
         properties, config = context.system_properties, context.model_yaml_config
         options = config.get("handler", {})
         model_dir = Path(properties["model_dir"])
-        self._metadata = json.loads((model_dir / "metadata.json").read_text(encoding="utf-8"))
+        self._metadata = json.loads((model_dir / METADATA).read_text(encoding="utf-8"))
         if self._metadata.get("format_version") != FORMAT_VERSION:
             raise EngineError(
                 f"this archive has prompt format {self._metadata.get('format_version')}, the handler speaks"
@@ -50,12 +51,12 @@ class GodelHandler:
             )
         self._continuous = bool(config.get("continuousBatching", False))
         self._steps_per_call = int(options.get("steps_per_call", 4))
-        self._tokenization = Tokenization(model_dir / "model" / "tokenizer.json")
+        self._tokenization = Tokenization(model_dir / TOKENIZER)
         # batchSize means slots when batching is continuous and the batch when it is not: both live at once.
         self._engine = load_engine(
             options.get("engine", "torch"),
             options.get("precision", "auto"),
-            model_dir / "model",
+            model_dir / MODEL_FOLDER,
             slots=int(properties.get("batch_size") or 1),
             device=config.get("deviceType", "cpu"),
             gpu_id=properties.get("gpu_id"),

@@ -1,0 +1,84 @@
+# Every target sets up what it needs. `make` or `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+
+MODEL ?= models/embedded
+ENGINE ?= torch
+PRECISION ?= auto
+VERSION ?= 1.0
+OUTPUT ?= model_store/godel.mar
+RECIPE ?= small
+
+ARCHIVE = $(PY) -m training.archive --model $(MODEL) --engine $(ENGINE) --precision $(PRECISION) \
+	--version $(VERSION) --output $(OUTPUT)
+# A folder with its own tokenizer.json needs no conversion, hence nothing of training's.
+CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json),$(VENV)/.serving,$(VENV)/.training)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve stop archive train test check bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  options  MODEL=folder|hub/name ENGINE=torch PRECISION=auto|fp32|bf16 VERSION=1.0 RECIPE=small|..."
+
+setup: $(VENV)/.serving ## Create .venv with all that serving needs
+
+serve: $(VENV)/.serving ## Serve: TorchServe and the gateway, until Ctrl-C
+	@$(ARCHIVE) --if-stale
+	@exec $(PY) -m launcher serve
+
+stop: ## End what `make serve` started
+	@if [ -x $(PY) ]; then $(PY) -m launcher stop; else echo "nothing is being served from this checkout"; fi
+
+archive: $(CONVERSION) ## Build model_store/godel.mar from MODEL
+	@$(ARCHIVE)
+
+train: $(VENV)/.dev ## Run all training stages of RECIPE
+	@$(PY) -m training.run training/recipes/$(RECIPE).yaml
+
+test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
+	@$(ARCHIVE) --if-stale
+	@$(PY) -m pytest
+
+check: $(VENV)/.dev ## Lint and types alone
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.serving ## Measure what the stack adds to the engine
+	@$(ARCHIVE) --if-stale
+	@$(PY) -m bench.overhead
+
+lock: $(VENV)/.dev ## Write requirements/*.txt from requirements/*.in
+	@$(PY) -m pip install --quiet pip-tools
+	@requirements/lock.sh $(CURDIR)/$(PY)
+
+clean: ## Remove archives, run folders and caches; bots and the environment stay
+	@rm -rf build model_store/*.mar .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; install Python 3.11 or newer, or say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), older than 3.11; say make PYTHON=python3.11 or the like" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; on Debian: apt install python3-venv" >&2; exit 1; }
+	@echo "creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+# The stamps: what is installed is that of the lock when the stamp is newer.
+$(VENV)/.serving: requirements/gateway.txt requirements/handler.txt | $(PY)
+	@echo "installing what serving needs (once; a few minutes) ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check $(foreach lock,$^,-r $(lock))
+	@touch $@
+
+$(VENV)/.training: requirements/training.txt | $(VENV)/.serving
+	@echo "installing what training and conversion need ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt | $(PY)
+	@echo "installing what tests and training need (once; a few minutes) ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@ $(VENV)/.serving $(VENV)/.training

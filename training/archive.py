@@ -1,0 +1,185 @@
+"""Builds a model archive: handler, contract, engine, weights, tokenizer and metadata in one `.mar`.
+
+`python -m training.archive --model models/embedded --engine torch --precision auto --output model_store/godel.mar`
+
+The same inputs give the same bytes. An archive appears whole or not at all, and is read again before it
+is called done.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from handler.contract.archive import METADATA, MODEL_FILES, MODEL_FOLDER, ArchiveError, read_metadata
+from handler.contract.prompt import FORMAT_VERSION
+from handler.engines import check_engine
+from handler.engines.base import EngineError
+from training.checkpoint import CheckpointError, resolve_checkpoint
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+HANDLER: Final = ROOT / "handler"
+HANDLER_MODULE: Final = HANDLER / "godel_handler.py"
+MODEL_CONFIG: Final = HANDLER / "model-config.yaml"
+# The least a zip file can say: a build has no date of its own, only its inputs do.
+ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+
+
+def build_archive(
+    model: str, output: Path, *, engine: str, precision: str, name: str = "godel", version: str = "1.0"
+) -> dict[str, Any]:
+    """Build `output` from `model` (a checkpoint folder or a hub name) and return its metadata.
+
+    Raises ArchiveError, CheckpointError or EngineError; `output` is then left as it was.
+    """
+    check_engine(engine, precision)
+    with tempfile.TemporaryDirectory(prefix="godel-archive-") as scratch:
+        extra = Path(scratch) / "extra"
+        checkpoint = resolve_checkpoint(model, Path(scratch) / "checkpoint")
+        metadata = _metadata(checkpoint, model, engine, precision, name, version)
+        _lay_out(extra, checkpoint, metadata)
+        config = Path(scratch) / "model-config.yaml"
+        config.write_text(yaml.safe_dump(_worker_config(engine, precision), sort_keys=True), encoding="utf-8")
+        built = _run_archiver(extra, config, Path(scratch), name, version)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        half = output.with_name(f".{output.name}.{os.getpid()}")
+        try:
+            _normalise(built, half)
+            read_metadata(half)
+            half.replace(output)
+        finally:
+            half.unlink(missing_ok=True)
+    return metadata
+
+
+def is_stale(archive: Path, model: str, *, engine: str, precision: str, name: str, version: str) -> bool:
+    """Return whether `archive` is missing, damaged, or not what these inputs would give.
+
+    A hub name cannot be compared without fetching it: such an archive is stale when handler or settings changed.
+    """
+    try:
+        held = read_metadata(archive)
+    except ArchiveError:
+        return True
+    folder = Path(model)
+    wanted = _metadata(folder if folder.is_dir() else None, model, engine, precision, name, version)
+    return any(held.get(key) != value for key, value in wanted.items())
+
+
+def _metadata(
+    checkpoint: Path | None, model: str, engine: str, precision: str, name: str, version: str
+) -> dict[str, Any]:
+    """Return what the archive says of itself; no times, so that a build can be repeated."""
+    limits = _worker_config(engine, precision)["handler"]
+    metadata = {
+        "name": name,
+        "version": version,
+        "source": model,
+        "engine": engine,
+        "precision": precision,
+        "format_version": FORMAT_VERSION,
+        "max_prompt_tokens": limits["max_prompt_tokens"],
+        "handler_sha256": _hash({path.relative_to(ROOT): path for path in (*_handler_files(), MODEL_CONFIG)}),
+    }
+    if checkpoint is not None and all((checkpoint / file).is_file() for file in MODEL_FILES):
+        metadata["model_sha256"] = _hash({Path(file): checkpoint / file for file in MODEL_FILES})
+    return metadata
+
+
+def _worker_config(engine: str, precision: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(MODEL_CONFIG.read_text(encoding="utf-8"))
+    config["handler"] |= {"engine": engine, "precision": precision}
+    return config
+
+
+def _handler_files() -> Iterator[Path]:
+    yield from sorted(path for path in HANDLER.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def _lay_out(extra: Path, checkpoint: Path, metadata: Mapping[str, Any]) -> None:
+    """Fill `extra` with what stands beside the handler module in the worker's folder."""
+    for source in _handler_files():
+        if source == HANDLER_MODULE:
+            continue  # the archiver puts it at the root
+        target = extra / source.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    (extra / MODEL_FOLDER).mkdir()
+    for file in MODEL_FILES:
+        shutil.copyfile(checkpoint / file, extra / MODEL_FOLDER / file)
+    (extra / METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _run_archiver(extra: Path, config: Path, scratch: Path, name: str, version: str) -> Path:
+    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", version]
+    command += ["--handler", str(HANDLER_MODULE), "--extra-files", str(extra)]
+    command += ["--config-file", str(config), "--export-path", str(scratch), "--archive-format", "zip-store", "--force"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    built = scratch / f"{name}.mar"
+    if done.returncode or not built.is_file():
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise ArchiveError(f"torch-model-archiver failed: {lines[-1]}")
+    return built
+
+
+def _normalise(built: Path, output: Path) -> None:
+    """Copy an archive with sorted names and fixed dates, and without the manifest's time of creation.
+
+    torch-model-archiver writes the present time in both places, so that no two builds would be alike.
+    """
+    with zipfile.ZipFile(built) as source, zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as target:
+        for name in sorted(source.namelist()):
+            content = source.read(name)
+            if name == "MAR-INF/MANIFEST.json":
+                manifest = json.loads(content)
+                manifest.pop("createdOn", None)
+                content = json.dumps(manifest, indent=2, sort_keys=True).encode()
+            entry = zipfile.ZipInfo(name, ZIP_EPOCH)
+            entry.external_attr = 0o644 << 16
+            target.writestr(entry, content)
+
+
+def _hash(files: Mapping[Path, Path]) -> str:
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Build an archive from the command line."""
+    parser = argparse.ArgumentParser(description="Build a TorchServe archive from a T5/GODEL checkpoint.")
+    parser.add_argument("--model", default="models/embedded", help="checkpoint folder or hub name (%(default)s)")
+    parser.add_argument("--engine", default="torch", help="engine that serves it (%(default)s)")
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16 (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("model_store/godel.mar"), help="(%(default)s)")
+    parser.add_argument("--name", default="godel", help="name in TorchServe (%(default)s)")
+    parser.add_argument("--version", default="1.0", help="version in TorchServe (%(default)s)")
+    parser.add_argument("--if-stale", action="store_true", help="do nothing when the archive is up to date")
+    options = parser.parse_args()
+    chosen = {name: getattr(options, name) for name in ("engine", "precision", "name", "version")}
+    try:
+        if options.if_stale and not is_stale(options.output, options.model, **chosen):
+            return
+        metadata = build_archive(options.model, options.output, **chosen)
+    except (ArchiveError, CheckpointError, EngineError, OSError) as error:
+        sys.exit(f"archive: {error}")
+    size = options.output.stat().st_size / 1e6
+    print(f"built {options.output} ({size:.1f} MB): {metadata['engine']}, {metadata['precision']}, {options.model}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Any T5/GODEL checkpoint as the folder the engines read: config.json, model.safetensors, tokenizer.json.
+
+A folder already laid out so is taken as it is. One like the hub's (`pytorch_model.bin`, `spiece.model`,
+`added_tokens.json`) is converted; that alone needs `transformers`. A pickle is only ever read as weights.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from handler.contract.archive import MODEL_FILES
+
+_HUB_FILES: Final = (*MODEL_FILES, "pytorch_model.bin", "spiece.model", "added_tokens.json", "tokenizer_config.json")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message names the file and what to do."""
+
+
+def resolve_checkpoint(model: str, scratch: Path) -> Path:
+    """Return a folder with MODEL_FILES for `model`, a folder or a hub name; made in `scratch` where it must be.
+
+    Raises CheckpointError.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if model.count("/") != 1 or model.startswith((".", "/", "models/")):
+            raise CheckpointError(f"there is no checkpoint folder {model}, and it is no hub name like owner/name")
+        folder = _fetch(model)
+    if all((folder / name).is_file() for name in MODEL_FILES):
+        return folder
+    scratch.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder / 'config.json'} is missing: is this a checkpoint folder?")
+    shutil.copyfile(folder / "config.json", scratch / "config.json")
+    _convert_weights(folder, scratch)
+    _convert_tokenizer(folder, scratch)
+    return scratch
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    except Exception as error:  # the library and the layers below it raise a dozen kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"{name} cannot be fetched from the model hub ({type(error).__name__}: {reason[0][:200]});"
+            " without a hub, give MODEL= a local folder or leave it out for the embedded model"
+        ) from error
+
+
+def _convert_weights(folder: Path, scratch: Path) -> None:
+    """Write `scratch/model.safetensors` from whichever weights `folder` holds."""
+    if (folder / "model.safetensors").is_file():
+        shutil.copyfile(folder / "model.safetensors", scratch / "model.safetensors")
+        return
+    source = folder / "pytorch_model.bin"
+    if not source.is_file():
+        raise CheckpointError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        # weights_only: a pickle could run any code, a table of tensors cannot.
+        state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{source} does not load as weights alone, so it is not trusted: {error}") from error
+    aliases = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    if (
+        "lm_head.weight" in state
+        and "shared.weight" in state
+        and torch.equal(state["lm_head.weight"], state["shared.weight"])
+    ):
+        aliases.add("lm_head.weight")
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items() if name not in aliases}
+    save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
+
+
+def _convert_tokenizer(folder: Path, scratch: Path) -> None:
+    """Write `scratch/tokenizer.json` from the folder's own, or from its SentencePiece model and added tokens."""
+    if (folder / "tokenizer.json").is_file():
+        shutil.copyfile(folder / "tokenizer.json", scratch / "tokenizer.json")
+        return
+    if not (folder / "spiece.model").is_file():
+        raise CheckpointError(f"{folder} holds neither tokenizer.json nor spiece.model")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise CheckpointError(
+            f"{folder} has a SentencePiece tokenizer; converting it needs requirements/training.txt installed"
+        ) from error
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    backend.save(str(scratch / "tokenizer.json"))
