@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+from typing import Any
 
 import uvicorn
 
@@ -50,22 +51,26 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    """Return how uvicorn is to serve the application."""
+    return {
+        "http": "h11",
+        "ws": "none",
+        "loop": "asyncio",
+        "log_config": None,  # ours is already in place
+        "access_log": False,  # it would hold the path, which is users' text
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": settings.shutdown_grace,
+        # A message travels in the request line, and h11 takes 16 kB of it by default.
+        "h11_max_incomplete_event_size": URL_BYTES_PER_CHARACTER * settings.max_message_characters + 65_536,
+    }
+
+
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     app = create_app(settings)
     # The application starts and stops here, not in uvicorn, so that what goes wrong then reaches our caller.
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        http="h11",
-        ws="none",
-        loop="asyncio",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=settings.shutdown_grace,
-        h11_max_incomplete_event_size=URL_BYTES_PER_CHARACTER * settings.max_message_characters + 65_536,
-    )
+    config = uvicorn.Config(app, **uvicorn_options(settings) | {"lifespan": "off"})
     server = uvicorn.Server(config)
 
     def stop(*_: object) -> None:

@@ -91,7 +91,7 @@ def test_a_fitted_prompt_never_exceeds_its_budget(turns: list[str], knowledge: s
     except ValueError:
         # The only excuse: the instruction, the tag and one word of the newest turn are already too much.
         newest = neutralise(turns[-1]).split()
-        assert count_words(render([newest[-1]], "", "qa")) > budget
+        assert count_words(render(newest[-1:] or [""], "", "qa")) > budget
         return
     assert fitted.tokens == count_words(fitted.text) <= budget
     assert fitted.text.startswith(f"{INSTRUCTIONS['qa']} {CONTEXT_TAG}")

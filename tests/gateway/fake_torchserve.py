@@ -1,0 +1,131 @@
+"""TorchServe as the gateway sees it: what it answers, oddities included, without Java and without a model."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from handler.contract.wire import GenerateReply, GenerateRequest, WireError, encode_failure
+
+READY = {"id": "9000", "status": "READY", "pid": 4711, "gpu": False}
+
+
+def echo(request: GenerateRequest) -> bytes:
+    """Return the reply that repeats the prompt."""
+    return GenerateReply(
+        request_id=request.request_id,
+        text=request.prompt,
+        finish_reason="stop",
+        prompt_tokens=7,
+        completion_tokens=5,
+        queue_ms=1.0,
+        compute_ms=2.0,
+        batch_size=3,
+    ).encode()
+
+
+@dataclass
+class FakeTorchServe:
+    """Inference and management API in one ASGI application; change its fields to change how it behaves."""
+
+    workers: list[dict[str, Any]] = field(default_factory=lambda: [READY])
+    known: str = "godel"
+    reply: Callable[[GenerateRequest], bytes] = echo
+    status: int | None = None
+    """Answer every prediction with this, in TorchServe's own words."""
+    cut: bool = False
+    """Close the connection in the middle of each reply, as a dying worker does."""
+    gate: threading.Event | None = None
+    """Predictions wait until it is set."""
+    words: dict[str, Any] = field(
+        default_factory=lambda: {"engine": "torch", "precision": "fp32", "device": "cpu", "max_prompt_tokens": 512}
+    )
+    """What the handler says of itself."""
+    seen: list[GenerateRequest] = field(default_factory=list)
+    described: int = 0
+    arrived: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
+    """Set when a client went away before its reply."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        match scope["method"], scope["path"].split("/")[1:]:
+            case "GET", ["models", name]:
+                assert not scope["query_string"], "a customised describe stalls a continuous-batching worker"
+                await self._describe(name, send)
+            case "POST", ["predictions", name] if name == self.known:
+                if dict(scope["headers"]).get(b"describe") == b"True":
+                    self.described += 1
+                    await _send(send, 200, json.dumps(self.words).encode())
+                else:
+                    await self._predict(GenerateRequest.decode(body), receive, send)
+            case _:
+                await _send(send, 404, _own_error(404))
+
+    async def _describe(self, name: str, send: Send) -> None:
+        if name != self.known:
+            await _send(send, 404, _own_error(404))
+            return
+        state = {
+            "modelName": name,
+            "modelVersion": "1.0",
+            "batchSize": 8,
+            "workers": self.workers,
+            "jobQueueStatus": {"remainingCapacity": 60, "pendingRequests": 4},
+        }
+        await _send(send, 200, json.dumps([state]).encode())
+
+    async def _predict(self, request: GenerateRequest, receive: Receive, send: Send) -> None:
+        self.seen.append(request)
+        self.arrived.set()
+        if self.gate is not None and not await self._opened(receive):
+            return
+        if self.status is not None:
+            await _send(send, self.status, _own_error(self.status))
+            return
+        try:
+            body = self.reply(request)
+        except WireError as error:
+            await _send(send, error.status, encode_failure(error, request.request_id))
+            return
+        if self.cut:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body[:10], "more_body": True})
+            raise ConnectionError("the worker died")
+        await _send(send, 200, body)
+
+    async def _opened(self, receive: Receive) -> bool:
+        """Wait for the gate; return False when the client goes away first."""
+        assert self.gate is not None
+        gone = asyncio.ensure_future(receive())
+        try:
+            while not self.gate.is_set():
+                await asyncio.wait({gone}, timeout=0.01)
+                if gone.done():
+                    self.left.set()
+                    return False
+        finally:
+            gone.cancel()
+        return True
+
+
+def _own_error(status: int) -> bytes:
+    return json.dumps({"code": status, "type": "SomeException", "message": "in TorchServe's own words"}).encode()
+
+
+async def _send(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json")] + ([(b"connection", b"close")] if status >= 400 else [])
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
