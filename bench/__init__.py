@@ -1,0 +1,1 @@
+"""Measurements for people and machines; nothing here is asserted in a test."""
