@@ -72,11 +72,14 @@ class EchoInference:
     gate: asyncio.Event | None = None
     """Answers wait until it is set."""
     requests: list[GenerateRequest] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the first request has come."""
     cancelled: int = 0
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
         """Return `answer(request)`, a token for each word."""
         self.requests.append(request)
+        self.asked.set()
         if self.gate is not None:
             try:
                 await self.gate.wait()

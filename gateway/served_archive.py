@@ -34,16 +34,18 @@ def read_archive(path: Path) -> ServedArchive:
             return ServedArchive(path.read_text(encoding="utf-8"))
         with zipfile.ZipFile(path) as archive:
             metadata = json.loads(archive.read(METADATA_MEMBER)) if METADATA_MEMBER in archive.namelist() else {}
-            found = ServedArchive(archive.read(TOKENIZER_MEMBER).decode(), metadata)
+            tokenizer = archive.read(TOKENIZER_MEMBER).decode()
     except FileNotFoundError as error:
         raise Misconfigured(
             f"tokenizer: {path} is missing; make it with `make archive` or point GODEL_TOKENIZER at the served .mar"
         ) from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise Misconfigured(f"tokenizer: {path} is no archive with a {TOKENIZER_MEMBER}: {error}") from error
-    version = metadata.get("format_version", FORMAT_VERSION) if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict):
+        raise Misconfigured(f"tokenizer: {path} has a {METADATA_MEMBER} that is no object")
+    version = metadata.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise Misconfigured(
             f"tokenizer: {path} has prompt format {version}, the gateway speaks {FORMAT_VERSION}; build it again"
         )
-    return found
+    return ServedArchive(tokenizer, metadata)

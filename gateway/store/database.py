@@ -1,11 +1,12 @@
 """Opening a database and bringing its schema up to date."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.errors import Misconfigured
@@ -14,7 +15,7 @@ BUSY_TIMEOUT_MS = 10_000
 """How long a SQLite connection waits for another writer before it gives up."""
 
 
-def open_engine(url: str) -> AsyncEngine:
+def open_engine(url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> AsyncEngine:
     """Return an engine for `url`; connects to nothing yet. A folder that SQLite's file needs is made.
 
     Raises Misconfigured when `url` is no database address or its driver is not installed.
@@ -24,10 +25,10 @@ def open_engine(url: str) -> AsyncEngine:
         # Statements fail with their parameters in the message by default, and those are users' text.
         engine = create_async_engine(parsed, hide_parameters=True)
         if parsed.get_backend_name() == "sqlite":
-            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, busy_timeout_ms))
             if parsed.database and parsed.database != ":memory:":
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    except (ArgumentError, NoSuchModuleError, ImportError, OSError) as error:
+    except (SQLAlchemyError, ImportError, OSError) as error:
         raise Misconfigured(f"database_url cannot be used: {error}") from error
     return engine
 
@@ -52,10 +53,10 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _prepare_sqlite(connection: Any, _: Any) -> None:
+def _prepare_sqlite(busy_timeout_ms: int, connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     # The timeout comes first: switching to the write-ahead log waits for a lock too.
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()

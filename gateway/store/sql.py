@@ -12,7 +12,7 @@ from typing import Any, Self
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import RowMapping
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -44,8 +44,12 @@ class SqlStore:
         """
         engine = open_engine(url)
         try:
-            with _translated():
-                await migrate(engine)
+            try:
+                with _translated():
+                    await migrate(engine)
+            except StoreUnavailable as error:
+                # Whoever starts the gateway may know more than its clients. The URL hides its password in text.
+                raise StoreUnavailable(f"{engine.url} cannot be opened: {_reason(error)}") from error
             yield cls(engine)
         finally:
             await engine.dispose()
@@ -120,14 +124,24 @@ def _bot(row: RowMapping) -> Bot:
     return Bot(**row)
 
 
+def _reason(error: StoreUnavailable) -> str:
+    cause = error.__cause__
+    return str(cause.orig if isinstance(cause, DBAPIError) else cause)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what SQLAlchemy raises when the database is out of reach or locked into StoreUnavailable."""
+    """Turn what SQLAlchemy raises when the database is out of reach, locked or damaged into StoreUnavailable.
+
+    What else it raises is a mistake of ours and passes.
+    """
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-        raise StoreUnavailable("the database cannot be used just now") from error
+    except PoolTimeoutError as error:
+        raise StoreUnavailable("the database has no free connection just now") from error
     except DBAPIError as error:
-        if error.connection_invalidated:
-            raise StoreUnavailable("the connection to the database was lost") from error
+        # SQLite says of a damaged file no more than DatabaseError, the base of all that databases say.
+        out_of_reach = isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
+        if out_of_reach or error.connection_invalidated:
+            raise StoreUnavailable("the database cannot be used just now") from error
         raise

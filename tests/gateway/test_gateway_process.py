@@ -1,0 +1,187 @@
+"""The gateway as a process: it starts, serves, drains, and fails in one line."""
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.gateway.fake_torchserve import FakeTorchServe
+from tests.gateway.serving import ROOT, GatewayProcess, running
+
+SECRET = "xylophone"  # noqa: S105 - what a user wrote
+
+Start = Callable[..., GatewayProcess]
+
+
+@pytest.fixture
+def served() -> FakeTorchServe:
+    return FakeTorchServe()
+
+
+@pytest.fixture
+def start(served: FakeTorchServe, tokenizer_file: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start gateways in front of the fake; end them with the test."""
+    started: list[GatewayProcess] = []
+
+    with running(served) as torchserve:
+
+        def begin(**environment: str) -> GatewayProcess:
+            own = {
+                "GODEL_INFERENCE_URL": torchserve,
+                "GODEL_MANAGEMENT_URL": torchserve,
+                "GODEL_TOKENIZER": str(tokenizer_file),
+                "GODEL_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/bots.db",
+            }
+            started.append(GatewayProcess(own | environment))
+            return started[-1]
+
+        yield begin
+        for gateway in started:
+            gateway.close()
+
+
+def test_a_message_goes_all_the_way_and_comes_back(start: Start, served: FakeTorchServe) -> None:
+    gateway = start()
+    with httpx.Client(base_url=gateway.url) as client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+        client.get("/cricket/context/Eleven%20play.").raise_for_status()
+        answer = client.get("/cricket/chat/How%20many%3F", headers={"X-Request-ID": "r-1"}).json()
+        assert answer["response"].endswith("[CONTEXT] How many? [KNOWLEDGE] Eleven play.")
+        assert served.seen[-1].request_id == "r-1"
+        assert client.get("/v1/model").json()["engine"] == "torch"
+
+
+def test_after_sigterm_requests_in_flight_finish_and_new_connections_are_refused(
+    start: Start, served: FakeTorchServe
+) -> None:
+    served.gate = threading.Event()
+    gateway = start(GODEL_SHUTDOWN_GRACE="15")
+    with ThreadPoolExecutor() as pool:
+        httpx.get(f"{gateway.url}/bot/context/k").raise_for_status()
+        in_flight = pool.submit(httpx.get, f"{gateway.url}/bot/chat/x", timeout=15)
+        assert served.arrived.wait(10)
+        gateway.terminate()
+        gateway.wait_for("Waiting for connections to close")
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{gateway.url}/healthz")
+        served.gate.set()
+        assert in_flight.result().status_code == 200
+    assert gateway.wait() == 0
+    assert "stopped" in gateway.log
+
+
+def test_requests_that_outlast_the_grace_are_ended(start: Start, served: FakeTorchServe) -> None:
+    served.gate = threading.Event()
+    gateway = start(GODEL_SHUTDOWN_GRACE="1")
+    with ThreadPoolExecutor() as pool:
+        httpx.get(f"{gateway.url}/bot/context/k").raise_for_status()
+        in_flight = pool.submit(httpx.get, f"{gateway.url}/bot/chat/x", timeout=15)
+        assert served.arrived.wait(10)
+        gateway.terminate()
+        assert gateway.wait() == 0
+        assert served.left.wait(5)
+        served.gate.set()
+        assert isinstance(in_flight.exception(), httpx.TransportError) or in_flight.result().status_code >= 500
+
+
+def test_a_client_that_goes_away_frees_the_model(start: Start, served: FakeTorchServe) -> None:
+    served.gate = threading.Event()
+    gateway = start()
+    httpx.get(f"{gateway.url}/bot/context/k").raise_for_status()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{gateway.url}/v1/bots/bot/chat", json={"message": "x"}, timeout=0.5)
+    assert served.left.wait(5)
+    served.gate.set()
+    gateway.wait_for(r"POST /v1/bots/\{bot_id\}/chat 499")
+
+
+def test_no_word_of_a_user_is_in_the_log_at_any_level(start: Start, served: FakeTorchServe) -> None:
+    gateway = start(GODEL_LOG_LEVEL="debug")
+    with httpx.Client(base_url=gateway.url) as client:
+        client.get(f"/bot/context/{SECRET}").raise_for_status()
+        client.get(f"/bot/chat/{SECRET}?{SECRET}").raise_for_status()
+        client.put("/v1/bots/bot", json={"knowledge": SECRET}).raise_for_status()
+        client.put("/v1/bots/bot", json={SECRET: SECRET})
+        client.post("/v1/bots/bot/chat", content=SECRET, headers={"content-type": "application/json"})
+        client.get(f"/{SECRET}/{SECRET}")
+        served.status = 500
+        client.get(f"/bot/chat/{SECRET}")
+        with socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port or 0)) as raw:
+            raw.sendall(f"GET /bot/chat/{SECRET}\x01 HTTP/1.1\r\n{SECRET}\r\n\r\n".encode())
+            assert b"400" in raw.recv(1000)
+    gateway.terminate()
+    gateway.wait()
+    assert gateway.log.count("request_id=") == 7
+    assert SECRET not in gateway.log
+
+
+def test_a_dead_model_is_503_and_then_answers_again(start: Start, served: FakeTorchServe) -> None:
+    gateway = start()
+    with httpx.Client(base_url=gateway.url) as client:
+        client.get("/bot/context/k").raise_for_status()
+        served.cut = True
+        dead = client.get("/bot/chat/x")
+        assert (dead.status_code, dead.headers["retry-after"]) == (503, "3")
+        served.cut = False
+        assert client.get("/bot/chat/x").status_code == 200
+
+
+def run(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway"],
+        cwd=ROOT,
+        env={"PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_a_busy_port_is_one_clear_line(tokenizer_file: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run(GODEL_PORT=port, GODEL_TOKENIZER=str(tokenizer_file), GODEL_DATABASE_URL=f"sqlite:///{tmp_path}/x")
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert port in ended.stderr
+    assert "GODEL_PORT" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("GODEL_PORT", "http", "GODEL_PORT"),
+        ("GODEL_TOKENIZER", "nowhere.mar", "nowhere.mar"),
+        ("GODEL_HOST", "host.invalid", "GODEL_HOST"),
+        ("GODEL_DATABASE_URL", "sqlite+aiosqlite:////dev/null/x.db", "database"),
+        ("GODEL_DATABASE_URL", "sqlite+aiosqlite:////", "cannot be opened"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line(tokenizer_file: Path, name: str, value: str, named: str) -> None:
+    ended = run(**{"GODEL_PORT": "0", "GODEL_TOKENIZER": str(tokenizer_file), name: value})
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert named in ended.stderr
+
+
+def test_importing_the_gateway_reads_no_environment_and_needs_no_torch() -> None:
+    program = (
+        "import sys, gateway.server, gateway.store.sql, gateway.torchserve, gateway.tokens\n"
+        "print([name for name in ('torch', 'transformers', 'numpy', 'ts') if name in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={"GODEL_PORT": "no number"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "[]\n"

@@ -1,0 +1,64 @@
+"""The OpenAPI document: complete, true to the contract, and readable."""
+
+from typing import Any
+
+import pytest
+
+from gateway.app import create_app
+from gateway.settings import Settings
+from handler.contract.generation import GenerationParameters
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app(Settings()).openapi()
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"{method.upper()} {path}", operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def test_every_operation_has_a_summary_and_a_tag(document: dict[str, Any]) -> None:
+    assert [name for name, operation in operations(document) if not operation.get("summary")] == []
+    assert [name for name, operation in operations(document) if not operation.get("tags")] == []
+
+
+def test_every_failure_is_declared_as_a_problem(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                assert list(response["content"]) == ["application/problem+json"], f"{name} {status}"
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [found for value in node.values() for found in references(value)]
+        return [found for value in node for found in references(value)] if isinstance(node, list) else []
+
+    for reference in references(document):
+        node = document
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
+
+
+def test_the_parameters_are_those_of_the_contract(document: dict[str, Any]) -> None:
+    schema = document["components"]["schemas"]["ChatInput"]["properties"]["parameters"]
+    bounds, defaults = GenerationParameters.bounds(), GenerationParameters().to_mapping()
+    assert schema["properties"].keys() == defaults.keys()
+    for name, shape in schema["properties"].items():
+        assert shape.get("default") == defaults[name]
+        assert shape["description"] == bounds[name].meaning
+        if shape["type"] != "boolean":
+            assert (shape["minimum"], shape["maximum"]) == (bounds[name].minimum, bounds[name].maximum)
+
+
+def test_every_field_that_clients_send_is_explained(document: dict[str, Any]) -> None:
+    for name in ("BotInput", "ChatInput"):
+        for field, shape in document["components"]["schemas"][name]["properties"].items():
+            assert shape.get("description") or shape.get("examples"), f"{name}.{field}"

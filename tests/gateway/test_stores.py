@@ -1,0 +1,213 @@
+"""Every store keeps bots alike; the SQL one also when many write at once."""
+
+import asyncio
+import multiprocessing
+import multiprocessing.synchronize
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect
+
+from gateway.bots import BotDraft
+from gateway.errors import BotExists, BotNotFound, Misconfigured, StoreUnavailable
+from gateway.store.database import migrate, open_engine
+from gateway.store.memory import MemoryStore
+from gateway.store.port import Store
+from gateway.store.schema import metadata
+from gateway.store.sql import SqlStore
+
+pytestmark = pytest.mark.anyio
+
+DRAFT = BotDraft(bot_id="cricket", knowledge="Zwölf 🏏\nline", instruction="grounded", parameters={"top_p": 0.25})
+
+
+def url_in(folder: Path) -> str:
+    return f"sqlite+aiosqlite:///{folder}/below/bots.db"
+
+
+@asynccontextmanager
+async def memory(_: Path) -> AsyncIterator[Store]:
+    yield MemoryStore()
+
+
+def sqlite(folder: Path) -> AbstractAsyncContextManager[Store]:
+    return SqlStore.open(url_in(folder))
+
+
+@pytest.fixture(params=[memory, sqlite], ids=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    async with request.param(tmp_path) as opened:
+        yield opened
+
+
+async def test_what_is_put_is_got(store: Store) -> None:
+    put = await store.put(DRAFT)
+    got = await store.get("cricket")
+    assert got == put
+    assert (got.bot_id, got.knowledge, got.instruction) == (DRAFT.bot_id, DRAFT.knowledge, DRAFT.instruction)
+    assert got.parameters == DRAFT.parameters
+    assert got.revision == 1
+
+
+async def test_times_are_in_utc_and_about_now(store: Store) -> None:
+    bot = await store.put(DRAFT)
+    assert bot.created_at == bot.updated_at
+    assert bot.created_at.tzinfo is not None
+    assert abs(datetime.now(UTC) - bot.created_at) < timedelta(minutes=1)
+
+
+async def test_putting_again_replaces_all_but_the_creation_time(store: Store) -> None:
+    first = await store.put(DRAFT)
+    second = await store.put(BotDraft(bot_id="cricket"))
+    assert (second.knowledge, second.instruction, second.parameters) == ("", None, {})
+    assert (second.created_at, second.revision) == (first.created_at, 2)
+    assert second.updated_at >= first.updated_at
+
+
+async def test_teaching_replaces_knowledge_alone_and_creates(store: Store) -> None:
+    await store.put(DRAFT)
+    taught = await store.teach(BotDraft(bot_id="cricket", knowledge="new"))
+    assert (taught.knowledge, taught.instruction, taught.parameters) == ("new", "grounded", {"top_p": 0.25})
+    assert taught.revision == 2
+    assert (await store.teach(BotDraft(bot_id="other", knowledge="k"))).revision == 1
+
+
+async def test_an_unknown_bot_is_not_found(store: Store) -> None:
+    for act in (store.get, store.delete):
+        with pytest.raises(BotNotFound, match="nobody"):
+            await act("nobody")
+
+
+async def test_a_deleted_bot_is_gone_and_starts_anew(store: Store) -> None:
+    await store.put(DRAFT)
+    await store.put(DRAFT)
+    await store.delete("cricket")
+    with pytest.raises(BotNotFound):
+        await store.get("cricket")
+    assert (await store.put(DRAFT)).revision == 1
+
+
+async def test_pages_follow_each_other_without_gap_or_repetition(store: Store) -> None:
+    names = sorted(["B", "a", "a.b", "a_b", "Z9", "10", "9"])
+    for name in names:
+        await store.put(BotDraft(bot_id=name))
+    seen, after = [], ""
+    for _ in names:
+        page = await store.page(limit=2, after=after)
+        seen += [bot.bot_id for bot in page.bots]
+        if page.next_after is None:
+            break
+        after = page.next_after
+    assert seen == names
+
+
+async def test_an_empty_store_has_one_empty_page(store: Store) -> None:
+    page = await store.page(limit=5)
+    assert (list(page.bots), page.next_after) == ([], None)
+
+
+async def test_many_are_taught_all_or_none(store: Store) -> None:
+    await store.put(DRAFT)
+    drafts = [BotDraft(bot_id=name, knowledge="k") for name in ("new", "cricket", "newer")]
+    with pytest.raises(BotExists, match="cricket"):
+        await store.teach_all(drafts, replace=False)
+    assert [bot.bot_id for bot in (await store.page(limit=9)).bots] == ["cricket"]
+    assert (await store.get("cricket")).knowledge == DRAFT.knowledge
+
+    taught = await store.teach_all(drafts, replace=True)
+    assert [(bot.bot_id, bot.revision) for bot in taught] == [("new", 1), ("cricket", 2), ("newer", 1)]
+    assert (await store.get("cricket")).instruction == "grounded"
+
+
+async def test_of_many_writes_at_once_none_is_lost(store: Store) -> None:
+    await asyncio.gather(*(store.teach(BotDraft(bot_id="one", knowledge=str(number))) for number in range(50)))
+    await asyncio.gather(*(store.put(BotDraft(bot_id=f"bot-{number}")) for number in range(50)))
+    assert (await store.get("one")).revision == 50
+    assert len((await store.page(limit=200)).bots) == 51
+
+
+def run_in_process(url: str, start: "multiprocessing.synchronize.Barrier", writes: int) -> None:
+    async def work() -> None:
+        start.wait(timeout=20)  # both open the database, which does not exist yet, at the same moment
+        async with SqlStore.open(url) as store:
+            for number in range(writes):
+                await store.teach(BotDraft(bot_id="shared", knowledge=f"{number}"))
+
+    asyncio.run(work())
+
+
+async def test_two_processes_that_start_and_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    processes, writes = 3, 40
+    context = multiprocessing.get_context("forkserver")
+    start = context.Barrier(processes)
+    workers = [context.Process(target=run_in_process, args=(url_in(tmp_path), start, writes)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        await asyncio.to_thread(worker.join, 60)
+    assert [worker.exitcode for worker in workers] == [0] * processes
+    async with SqlStore.open(url_in(tmp_path)) as store:
+        assert (await store.get("shared")).revision == processes * writes
+
+
+async def test_bots_outlive_the_store(tmp_path: Path) -> None:
+    async with SqlStore.open(url_in(tmp_path)) as store:
+        await store.put(DRAFT)
+    async with SqlStore.open(url_in(tmp_path)) as store:
+        assert (await store.get("cricket")).knowledge == DRAFT.knowledge
+
+
+async def test_sqlite_keeps_a_write_ahead_log_and_waits_for_locks(tmp_path: Path) -> None:
+    engine = open_engine(url_in(tmp_path))
+    async with engine.connect() as connection:
+        pragmas = {
+            name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
+            for name in ("journal_mode", "busy_timeout", "foreign_keys")
+        }
+    await engine.dispose()
+    assert pragmas == {"journal_mode": "wal", "busy_timeout": 10_000, "foreign_keys": 1}
+
+
+async def test_the_migrations_make_the_schema_that_the_code_expects(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    engine = open_engine(url_in(tmp_path))
+    await migrate(engine)
+    await migrate(engine)  # a second time there is nothing to do
+    async with engine.connect() as connection:
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+        )
+        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    await engine.dispose()
+    assert differences == []
+    assert set(tables) == {"bots", "alembic_version"}
+
+
+async def test_a_file_that_is_no_database_is_named_with_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "bots.db"
+    file.write_bytes(b"this is no database" * 100)
+    with pytest.raises(StoreUnavailable, match=r"bots\.db cannot be opened: file is not a database"):
+        async with SqlStore.open(f"sqlite+aiosqlite:///{file}"):
+            pass
+
+
+async def test_a_locked_database_is_unavailable(tmp_path: Path) -> None:
+    engine = open_engine(url_in(tmp_path), busy_timeout_ms=20)
+    await migrate(engine)
+    async with engine.connect() as other:
+        await other.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            await SqlStore(engine).put(DRAFT)
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "nosuchdb://x/y", "postgresql+nosuchdriver://x/y", "sqlite:///x.db"])
+async def test_an_address_that_names_no_database_is_a_misconfiguration(url: str) -> None:
+    with pytest.raises(Misconfigured, match="database_url"):
+        async with SqlStore.open(url):
+            pass
