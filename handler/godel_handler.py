@@ -10,6 +10,7 @@ with a whole batch and waits for all of it. A bad request gets its own status; o
 import dataclasses
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class GodelHandler:
         """Load the archive. Raises EngineError, which TorchServe logs, when it cannot be served as it is."""
         properties, config = context.system_properties, context.model_yaml_config
         options = config.get("handler", {})
+        _quieten_the_worker()
         model_dir = Path(properties["model_dir"])
         self._metadata = json.loads((model_dir / METADATA).read_text(encoding="utf-8"))
         if self._metadata.get("format_version") != FORMAT_VERSION:
@@ -50,7 +52,7 @@ class GodelHandler:
                 f" {FORMAT_VERSION}: build it again with `make archive`"
             )
         self._continuous = bool(config.get("continuousBatching", False))
-        self._steps_per_call = int(options.get("steps_per_call", 4))
+        self._call_seconds = float(options.get("call_milliseconds", 40)) / 1e3
         self._tokenization = Tokenization(model_dir / TOKENIZER)
         # batchSize means slots when batching is continuous and the batch when it is not: both live at once.
         self._engine = load_engine(
@@ -140,14 +142,13 @@ class GodelHandler:
             raise WireError(422, "beyond_model_limits", str(ParameterError(problems)), problems)
 
     def _run(self, context: Any) -> dict[str, bytes]:
-        """Step until something finishes or the call's share is used up; in classic mode until all is done."""
+        """Step until something finishes or the call's time is used up; in classic mode until all is done."""
         replies: dict[str, bytes] = {}
-        steps = 0
+        end = time.perf_counter() + self._call_seconds
         while not self._scheduler.idle:
             for finished in self._scheduler.step():
                 replies[str(finished.key)] = self._reply(finished, context)
-            steps += 1
-            if self._continuous and (replies or steps >= self._steps_per_call):
+            if self._continuous and (replies or time.perf_counter() >= end):
                 break
         return replies
 
@@ -205,3 +206,10 @@ class GodelHandler:
         self._scheduler.submit("warm-up", self._tokenization.encode("Hello."), GenerationParameters(max_length=4))
         while not self._scheduler.idle:
             self._scheduler.step()
+
+
+def _quieten_the_worker() -> None:
+    """Keep TorchServe's worker from logging a line for every call; metrics travel as log lines and must stay."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in ("ts.metrics", "handler", __name__):
+        logging.getLogger(name).setLevel(logging.INFO)

@@ -1,0 +1,151 @@
+"""`python -m launcher serve`, what `make serve` runs: ready with one line to try, drained on SIGTERM, nothing left."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from launcher.properties import ROOT
+
+READY_SECONDS = 60
+
+
+pytestmark = pytest.mark.usefixtures("archive")
+
+
+class Served:
+    """A running `launcher serve` and what it has printed."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "launcher", "serve"],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._seen = threading.Condition()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            with self._seen:
+                self.lines.append(line.rstrip())
+                self._seen.notify_all()
+
+    def wait_for(self, pattern: str) -> str:
+        """Return the first line that matches."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if re.search(pattern, line)), None)
+
+        with self._seen:
+            assert self._seen.wait_for(found, READY_SECONDS), self.lines
+            return found() or ""
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def until_busy(worker: psutil.Process, asker: threading.Thread) -> None:
+    """Start the request and return once the worker computes for it."""
+    before = worker.cpu_times().user
+    asker.start()
+    end = time.monotonic() + 30
+    while worker.cpu_times().user < before + 0.1:
+        assert time.monotonic() < end, "the request never reached the worker"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    served = Served({"GODEL_PORT": str(port), "GODEL_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/godel.db"})
+    yield served
+    if served.process.poll() is None:
+        served.process.send_signal(signal.SIGTERM)
+        served.process.wait(60)
+
+
+@pytest.mark.timeout(180)
+def test_serve_prints_a_line_to_try_that_works_drains_on_sigterm_and_leaves_no_process(served: Served) -> None:
+    url = re.findall(r"http://\S+", served.wait_for("^ready: "))[0]
+    tried = subprocess.run(
+        shlex.split(served.wait_for("^  curl ")), capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "Context updated successfully for cricket" in tried.stdout
+    assert tried.stdout.count('"response"') == 2
+
+    second = subprocess.run(
+        [sys.executable, "-m", "launcher", "serve"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert second.returncode == 1
+    assert len(second.stderr.strip().splitlines()) == 1
+    assert "already serving" in second.stderr
+
+    replies: list[httpx.Response] = []
+    body = {"message": "How many players?", "parameters": {"min_length": 250, "max_length": 250}}
+    asker = threading.Thread(
+        target=lambda: replies.append(httpx.post(f"{url}/v1/bots/cricket/chat", json=body, timeout=60))
+    )
+    family = served.family()
+    assert len(family) >= 3  # Java, its worker, the gateway
+    until_busy(next(each for each in family if "model_service_worker" in " ".join(each.cmdline())), asker)
+    served.process.send_signal(signal.SIGTERM)
+    asker.join()
+    assert served.process.wait(60) == 0
+    assert [reply.status_code for reply in replies] == [200]
+    assert replies[0].json()["usage"]["completion_tokens"] > 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def test_a_busy_port_is_one_line_that_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "launcher", "serve"],
+            cwd=ROOT,
+            env=os.environ | {"GODEL_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert str(port) in line
+    assert "GODEL_PORT" in line
+
+
+def test_a_broken_archive_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mar"
+    broken.write_bytes(b"no zip")
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", "serve"],
+        cwd=ROOT,
+        env=os.environ | {"GODEL_TOKENIZER": str(broken)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert "make archive" in line
