@@ -1,0 +1,104 @@
+"""Grounded records: read and checked at the door, then rendered to what the model reads and writes.
+
+A record is one JSON object a line: `Context` (turns joined by " EOS "), `Knowledge` (may be empty) and
+`Response`, all strings; `Answer`, where known, is the short span that a right response must hold.
+"""
+
+import json
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from handler.contract.prompt import TURN_SEPARATOR, neutralise, render
+from training.text import sentences
+
+_REQUIRED: Final = ("Context", "Knowledge", "Response")
+
+
+class DataError(ValueError):
+    """A data file cannot be used; the message names the file and, where it can, line and field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One grounded exchange; `turns` oldest first, the newest user turn last."""
+
+    turns: tuple[str, ...]
+    knowledge: str
+    response: str
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What the model reads and what it should write, as text; the tokenizer adds the end token to both."""
+
+    prompt: str
+    target: str
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a JSON-lines file. Raises DataError on the first bad one, and when there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    records = [_record(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not records:
+        raise DataError(f"{path} holds no record")
+    return records
+
+
+def to_pair(record: Record, instruction: str | None = None) -> Pair:
+    """Return the rendered prompt and the target of `record`; `instruction` None means the contract's default."""
+    return Pair(render(record.turns, record.knowledge, instruction), neutralise(record.response))
+
+
+def trim_knowledge(record: Record, most_words: int, rng: random.Random) -> Record:
+    """Return `record` with its passage cut to neighbouring sentences of about `most_words` words in all.
+
+    The sentences that the response was taken from always stay, wherever they stand; how much stays on
+    either side is drawn. A record whose response is no part of its passage keeps the passage's start.
+    """
+    parts = sentences(record.knowledge)
+    inside = [index for index, part in enumerate(parts) if part in record.response or record.response in part]
+    first, last = (inside[0], inside[-1]) if inside else (0, 0)
+    words = sum(len(part.split()) for part in parts[first : last + 1])
+    while True:
+        grown = []
+        if first > 0:
+            grown.append((first - 1, last))
+        if last + 1 < len(parts):
+            grown.append((first, last + 1))
+        grown = [
+            (low, high) for low, high in grown if words + len(parts[low if low < first else high].split()) <= most_words
+        ]
+        if not grown:
+            return replace(record, knowledge=" ".join(parts[first : last + 1]))
+        low, high = rng.choice(grown)
+        words += len(parts[low if low < first else high].split())
+        first, last = low, high
+
+
+def _record(path: Path, number: int, line: str) -> Record:
+    where = f"{path}, line {number}"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    for field in _REQUIRED:
+        if field not in row:
+            raise DataError(f"{where}: field {field!r} is missing; expected {', '.join(_REQUIRED)}")
+        if not isinstance(row[field], str):
+            raise DataError(f"{where}: field {field!r} must be a string, found {type(row[field]).__name__}")
+    for field in ("Context", "Response"):
+        if not row[field].strip():
+            raise DataError(f"{where}: field {field!r} is empty")
+    answer = row.get("Answer")
+    if answer is not None and not isinstance(answer, str):
+        raise DataError(f"{where}: field 'Answer' must be a string, found {type(answer).__name__}")
+    turns = tuple(turn.strip() for turn in row["Context"].split(f" {TURN_SEPARATOR} ") if turn.strip())
+    return Record(turns, row["Knowledge"], row["Response"], answer)
