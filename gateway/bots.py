@@ -74,7 +74,7 @@ class BotRules:
     def lesson(self, bot_id: str, knowledge: str) -> BotDraft:
         """Return a draft that teaches `bot_id` something: its knowledge may not be blank."""
         draft = self.draft(bot_id, knowledge)
-        if not neutralise(knowledge):
+        if is_blank(knowledge):
             raise InvalidInput.of({"knowledge": "must not be blank"})
         return draft
 
@@ -110,14 +110,21 @@ def text_problem(text: str, longest: int) -> str | None:
         return f"has {len(text)} characters, more than {longest}"
     if "\0" in text:
         return "must not hold NUL characters"
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character, as \ud800
         return "must be text that UTF-8 can hold"
     return None
+
+
+def is_blank(text: str) -> bool:
+    """Return whether nothing of `text` would reach a prompt; looks no further than the first that would."""
+    return not any(neutralise(text[start : start + 256]) for start in range(0, len(text), 256))
 
 
 def _instruction_problem(instruction: str | None) -> str | None:
     if instruction is None:
         return None
-    if not neutralise(instruction):
-        return f"must be one of {', '.join(INSTRUCTIONS)}, a text that is not blank, or null"
-    return text_problem(instruction, MAX_INSTRUCTION_CHARACTERS)
+    if problem := text_problem(instruction, MAX_INSTRUCTION_CHARACTERS):
+        return problem
+    return f"must be one of {', '.join(INSTRUCTIONS)}, a text of your own, or null" if is_blank(instruction) else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from gateway.bots import Bot, parameter_problems, text_problem
+from gateway.bots import Bot, is_blank, parameter_problems, text_problem
 from gateway.errors import InvalidInput, ModelTimeout, PromptTooLong
 from gateway.inference import Inference
 from gateway.store.port import Store
@@ -17,7 +17,7 @@ from handler.contract.prompt import FittedPrompt, fit, neutralise
 from handler.contract.wire import GenerateReply, GenerateRequest
 
 CHARACTERS_PER_TOKEN = 32
-"""More than any vocabulary's entry holds: knowledge beyond budget x this cannot fit, so nobody counts it."""
+"""More than any vocabulary's entry holds: what lies beyond budget x this cannot fit, so nobody counts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,22 @@ class Chat:
 
     def _check(self, message: str, overrides: Mapping[str, Any]) -> None:
         problem = text_problem(message, self.max_message_characters)
-        if problem is None and not neutralise(message):
+        if problem is None and is_blank(message):
             problem = "must not be blank"
         found = ({"message": problem} if problem else {}) | parameter_problems(overrides)
         if found:
             raise InvalidInput.of(found)
 
     def _prompt(self, bot: Bot, message: str) -> FittedPrompt:
-        head = bot.knowledge[: self.budget * CHARACTERS_PER_TOKEN]
+        reach = self.budget * CHARACTERS_PER_TOKEN
+        knowledge = neutralise(bot.knowledge[:reach])[:reach]
+        newest = neutralise(message[-reach:])[-reach:]
         try:
-            prompt = fit([message], head, bot.instruction, budget=self.budget, count_tokens=self.count_tokens)
+            prompt = fit([newest], knowledge, bot.instruction, budget=self.budget, count_tokens=self.count_tokens)
         except ValueError as error:
             raise PromptTooLong(f"the bot's instruction leaves no room in a prompt of {self.budget} tokens") from error
-        beyond = len(bot.knowledge) - len(head)
-        return replace(prompt, knowledge_characters_dropped=prompt.knowledge_characters_dropped + beyond)
+        return replace(
+            prompt,
+            knowledge_characters_dropped=prompt.knowledge_characters_dropped + max(0, len(bot.knowledge) - reach),
+            message_characters_dropped=prompt.message_characters_dropped + max(0, len(message) - reach),
+        )

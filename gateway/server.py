@@ -38,7 +38,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise Misconfigured(f"cannot listen on {host}: {error.strerror}; set GODEL_HOST") from error
-    # Lets a restart take the port while old connections still linger; a second listener is refused all the same.
+    # asyncio turns Nagle's delay off only for sockets that know their protocol, hence no `socket.create_server`.
+    # SO_REUSEADDR: a restart may take the port while old connections linger; a second listener is refused all the same.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)

@@ -1,5 +1,7 @@
 """Opening a database and bringing its schema up to date."""
 
+import contextlib
+import sqlite3
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,17 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gateway.errors import Misconfigured
+from gateway.errors import Misconfigured, StoreUnavailable
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a SQLite connection waits for another writer before it gives up."""
 
 
 def open_engine(url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> AsyncEngine:
-    """Return an engine for `url`; connects to nothing yet. A folder that SQLite's file needs is made.
+    """Return an engine for `url`; it is the caller's to dispose. SQLite's file and its folder are made.
 
-    Raises Misconfigured when `url` is no database address or its driver is not installed.
+    Raises Misconfigured when `url` is no database address or its driver is not installed, StoreUnavailable
+    when SQLite cannot open the file.
     """
     try:
         parsed = make_url(url)
@@ -26,11 +29,27 @@ def open_engine(url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> AsyncEng
         engine = create_async_engine(parsed, hide_parameters=True)
         if parsed.get_backend_name() == "sqlite":
             event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, busy_timeout_ms))
-            if parsed.database and parsed.database != ":memory:":
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _make_sqlite_file(parsed.database or ":memory:")
     except (SQLAlchemyError, ImportError, OSError) as error:
         raise Misconfigured(f"database_url cannot be used: {error}") from error
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{url} cannot be opened: {error}") from error
     return engine
+
+
+def _make_sqlite_file(path: str) -> None:
+    """Make the file and its folder, or see that the file is a database. Raises OSError or sqlite3.Error.
+
+    Asked of SQLite itself, because aiosqlite's thread outlives a connection that cannot be opened, and
+    complains when the event loop has ended before it.
+    """
+    if path == ":memory:":
+        raise Misconfigured("database_url: SQLite in memory would forget every bot; name a file")
+    if path.startswith("file:"):
+        return  # a URI with options of its own, for whoever knows what they do
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA schema_version")
 
 
 async def migrate(engine: AsyncEngine) -> None:

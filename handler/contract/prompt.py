@@ -40,6 +40,7 @@ DEFAULT_INSTRUCTION_WITHOUT_KNOWLEDGE: Final = "chitchat"
 
 # Control tokens of T5 and GODEL vocabularies, in any case: <pad>, </s>, <s>, <unk>, <extra_id_7>, <PAD>.
 _CONTROL_TOKEN = re.compile(r"<(/?s|pad|unk|extra_id_\d+)>", re.IGNORECASE)
+MAX_MARKS: Final = 30
 _TAG = re.compile(r"\[(CONTEXT|KNOWLEDGE)\]", re.IGNORECASE)
 
 
@@ -62,7 +63,7 @@ def neutralise(text: str) -> str:
     would otherwise reappear after this check. Brackets of tags and control tokens become
     parentheses; `EOS`, a token even inside a word, becomes `Eos`. Idempotent.
     """
-    folded = unicodedata.normalize("NFKC", text)
+    folded = unicodedata.normalize("NFKC", _without_piles_of_marks(text))
     visible = "".join(
         " " if character.isspace() else character
         for character in folded
@@ -74,6 +75,22 @@ def neutralise(text: str) -> str:
     # Removing what stood between two marks can bring them together as one composed character.
     settled = unicodedata.normalize("NFKC", " ".join(safe.split()))
     return settled if settled == text else neutralise(settled)
+
+
+def _without_piles_of_marks(text: str) -> str:
+    """Return `text` with no more than `MAX_MARKS` combining marks in a row.
+
+    Normalisation sorts each row of marks in quadratic time: 70 kB of nothing but accents would stop the
+    process for seconds. No language comes near the limit, which is that of Unicode's stream-safe format.
+    """
+    if text.isascii():
+        return text
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= MAX_MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def instruction_text(instruction: str | None, *, has_knowledge: bool) -> str:

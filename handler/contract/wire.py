@@ -75,7 +75,7 @@ class GenerateRequest:
             problems["prompt"] = "must be text that is not blank"
         elif len(prompt) > MAX_PROMPT_CHARACTERS:
             problems["prompt"] = f"has {len(prompt)} characters, more than {MAX_PROMPT_CHARACTERS}"
-        elif any("\ud800" <= character <= "\udfff" for character in prompt):
+        elif not _encodable(prompt):
             problems["prompt"] = "must be text that UTF-8 can hold"  # JSON can spell half a character, as \ud800
         if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
             problems["request_id"] = f"must match {REQUEST_ID.pattern}"
@@ -158,6 +158,14 @@ def _is_moment(value: object) -> bool:
     if value is None:
         return True
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LAST_MOMENT
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _dump(message: dict[str, Any]) -> bytes:

@@ -77,6 +77,12 @@ def test_a_prompt_has_exactly_the_structure_its_author_gave_it(turns: list[str],
     assert prompt.count(TURN_SEPARATOR) == len(turns) - 1
 
 
+def test_a_pile_of_accents_costs_no_more_than_other_text() -> None:
+    pile = "a" + "\u0301\u0316" * 100_000  # sorting these naively takes half a minute
+    assert len(neutralise(pile)) < 100
+    assert neutralise("Vie\u0302\u0323t") == "Vi\u1ec7t"
+
+
 def test_the_published_layout_is_kept_to_the_letter() -> None:
     assert render(["Hi.", "Hello!", "Who plays?"], "Eleven play.") == (
         f"{INSTRUCTIONS['qa']} [CONTEXT] Hi. EOS Hello! EOS Who plays? [KNOWLEDGE] Eleven play."

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -13,13 +12,15 @@ from typing import Any
 
 import uvicorn
 
+from gateway.server import bind
+
 ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
 def running(app: Any, **options: Any) -> Iterator[str]:
     """Serve `app` in a thread on a free port; yield its address; stop it after."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with contextlib.closing(bind("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, **{"log_config": None, "access_log": False, "http": "h11"} | options)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -206,7 +206,9 @@ async def test_a_locked_database_is_unavailable(tmp_path: Path) -> None:
     await engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["", "nonsense", "nosuchdb://x/y", "postgresql+nosuchdriver://x/y", "sqlite:///x.db"])
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "nosuchdb://x/y", "postgresql+nosuchdriver://x/y", "sqlite:///x.db", "sqlite+aiosqlite://"]
+)
 async def test_an_address_that_names_no_database_is_a_misconfiguration(url: str) -> None:
     with pytest.raises(Misconfigured, match="database_url"):
         async with SqlStore.open(url):
