@@ -1,14 +1,17 @@
-"""The file that says which process serves, so that `make stop` ends that one and no other."""
+"""The file that says which process serves and where, so that `make stop` ends that one and no other."""
 
 import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
+
+from launcher.properties import ROOT
 
 STOP_SECONDS: Final = 90
 _MARK: Final = ("-m", "launcher", "serve")
@@ -18,43 +21,67 @@ class AlreadyRunningError(RuntimeError):
     """Another process serves from this checkout."""
 
 
+@dataclass(frozen=True)
+class Serving:
+    """A living server."""
+
+    process: psutil.Process
+    url: str
+
+
 @contextlib.contextmanager
-def held_pidfile(path: Path) -> Iterator[None]:
-    """Hold `path` with this process's id. Raises AlreadyRunningError when a living server holds it."""
-    if process := serving_process(path):
-        raise AlreadyRunningError(f"already serving from this checkout (process {process.pid}); `make stop` ends it")
+def held_pidfile(path: Path, url: str) -> Iterator[None]:
+    """Hold `path` with this process's id and `url`. Raises AlreadyRunningError when a living server holds it."""
+    if serving := find_serving(path):
+        raise AlreadyRunningError(
+            f"already serving from this checkout (process {serving.process.pid}); `make stop` ends it"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    path.unlink(missing_ok=True)
+    try:
+        with path.open("x", encoding="ascii") as file:  # "x": of two that start at once, one gets it
+            file.write(f"{os.getpid()} {url}\n")
+    except FileExistsError as error:
+        raise AlreadyRunningError(f"another server starts from this checkout right now; see {path}") from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if path.read_text(encoding="ascii").startswith(f"{os.getpid()} "):
+                path.unlink()
 
 
-def serving_process(path: Path) -> psutil.Process | None:
-    """Return the server that `path` names, if it lives and is one: a number may have passed to someone else."""
+def find_serving(path: Path) -> Serving | None:
+    """Return the server that `path` names, if it lives and is one of this checkout's.
+
+    The number alone proves nothing: its process may be long gone and the number someone else's.
+    """
     try:
-        process = psutil.Process(int(path.read_text(encoding="ascii")))
-        command = process.cmdline()
+        number, url = path.read_text(encoding="ascii").split()
+        process = psutil.Process(int(number))
+        command, folder, dead = process.cmdline(), process.cwd(), process.status() == psutil.STATUS_ZOMBIE
     except (OSError, ValueError, psutil.Error):
         return None
-    is_server = any(tuple(command[i : i + len(_MARK)]) == _MARK for i in range(len(command)))
-    return process if is_server and process.pid != os.getpid() else None
+    marked = any(tuple(command[i : i + len(_MARK)]) == _MARK for i in range(len(command)))
+    return Serving(process, url) if marked and not dead and Path(folder) == ROOT else None
 
 
 def stop_serving(path: Path) -> int:
     """End the server that `path` names and wait for it; return the exit code of `make stop`."""
-    process = serving_process(path)
-    if process is None:
+    serving = find_serving(path)
+    if serving is None:
         path.unlink(missing_ok=True)
         print("nothing is being served from this checkout")
         return 0
-    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        serving.process.send_signal(signal.SIGTERM)
     end = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < end:
-        with contextlib.suppress(psutil.TimeoutExpired):
-            process.wait(0.5)
-            print("stopped")
-            return 0
-    print(f"process {process.pid} has not ended after {STOP_SECONDS} s; look at its terminal")
-    return 1
+    while find_serving(path) == serving:
+        if time.monotonic() > end:
+            print(f"process {serving.process.pid} has not ended after {STOP_SECONDS} s; look at its terminal")
+            return 1
+        time.sleep(0.1)
+    with contextlib.suppress(psutil.TimeoutExpired):
+        serving.process.wait(10)  # it has removed the file; its last breath is short
+    print("stopped")
+    return 0

@@ -6,15 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
+import psutil
+
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+# Looked up here: between fork and exec it would be too late to load anything safely.
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+_POLL_SECONDS: Final = 0.05
+_KILL_SECONDS: Final = 5
 
 
 class Child:
-    """A started process and all that it starts."""
+    """A started process and all that it starts. Make it in a thread that lives as long as it is to live."""
 
     def __init__(
         self,
@@ -36,12 +43,12 @@ class Child:
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_die_with_parent if _LIBC else None,
         )
 
     @property
     def pid(self) -> int:
-        """Its process id, which is also that of its group."""
+        """Its process id, which is also that of its session."""
         return self._process.pid
 
     @property
@@ -54,16 +61,38 @@ class Child:
         if self.exit_code is None:
             self._process.terminate()
 
-    def end(self, patience: float) -> int:
-        """Ask it to end, insist after `patience` seconds, leave nothing of its group; return its exit code."""
+    def end(self, patience: float, hurry: Callable[[], bool] = lambda: False) -> int:
+        """Ask it to end, insist after `patience` seconds or once `hurry` says so; return its exit code.
+
+        Nothing of its session is left then, not even what a parent that died before had started.
+        """
         self.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        return self._process.wait()
+        end = time.monotonic() + patience
+        while self.exit_code is None and time.monotonic() < end and not hurry():
+            time.sleep(_POLL_SECONDS)
+        members = self._session()
+        for member in members:
+            with contextlib.suppress(psutil.Error):
+                member.kill()
+        code = self._process.wait()
+        psutil.wait_procs(members, timeout=_KILL_SECONDS)
+        return code
+
+    def _session(self) -> list[psutil.Process]:
+        """Return the living processes of its session, orphans included, which have no parent to be found by."""
+        found = []
+        for process in psutil.process_iter():
+            # A process may end at any moment while it is looked at.
+            with contextlib.suppress(OSError, psutil.Error):
+                if os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
 
 
 def _die_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent dies, even by SIGKILL. Linux only; elsewhere it is up to `stop`."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Have the kernel send SIGTERM when the parent dies, even by SIGKILL. Linux only; elsewhere it is up to `stop`.
+
+    To the kernel the parent is the thread that forked, hence the advice on `Child`.
+    """
+    if _LIBC:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

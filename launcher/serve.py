@@ -1,154 +1,116 @@
-"""`make serve`: TorchServe and the gateway in the foreground, started, watched and stopped in the right order.
+"""`make serve`: a stack in the foreground. A process that dies is started again, a few times, ever later.
 
-Start: TorchServe until its worker has loaded the model, then the gateway until a canary prompt is answered.
-Stop: the gateway first, which lets requests in flight finish, then TorchServe, which could not.
-A process that dies is started again, a few times; if it keeps dying, everything ends with one line that says so.
+SIGTERM, SIGINT (Ctrl-C) and SIGHUP end it in order, with exit code 0; a second one hurries.
 """
 
 import contextlib
 import os
 import signal
-import sys
+import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Final
+from urllib.parse import quote
+
+from pydantic import ValidationError
 
 from gateway.settings import Settings
-from handler.contract.archive import ArchiveError, read_metadata
+from handler.contract.archive import ArchiveError
 from launcher.java import JavaMissingError
-from launcher.pidfile import AlreadyRunningError, held_pidfile
-from launcher.processes import Child
-from launcher.properties import ROOT, PortBusyError, check_port, check_ports
+from launcher.pidfile import AlreadyRunningError, find_serving, held_pidfile
+from launcher.properties import CONFIG, ROOT, PortBusyError, PropertiesError
+from launcher.stack import Stack as Stack  # also the name under which those who start one know it
+from launcher.stack import answers
 from launcher.torchserve import StartError, TorchServe
 
 RUN_DIR: Final = ROOT / "build" / "run"
-PIDFILE: Final = RUN_DIR / "serve.pid"
-READY_SECONDS: Final = 60
+PIDFILE: Final = "serve.pid"
 RESTARTS: Final = 5
 RESTART_WINDOW_SECONDS: Final = 120
-DRAIN_MARGIN_SECONDS: Final = 5
-"""What the gateway gets beyond its own grace before it is killed."""
+LONGEST_BACK_OFF_SECONDS: Final = 8
 
-EXPECTED_ERRORS: Final = (ArchiveError, JavaMissingError, AlreadyRunningError, PortBusyError, StartError)
+EXPECTED_ERRORS: Final = (
+    AlreadyRunningError,
+    ArchiveError,
+    JavaMissingError,
+    PortBusyError,
+    PropertiesError,
+    StartError,
+)
 """What a person can mend; printed as one line."""
 
 
-class Stack:
-    """TorchServe and the gateway as one thing to start, watch and stop."""
-
-    def __init__(self, torchserve: TorchServe, settings: Settings, *, give_up: threading.Event | None = None) -> None:
-        """`give_up`, when set by someone, ends every wait early."""
-        self.torchserve = torchserve
-        self._settings = settings
-        self._give_up = give_up or threading.Event()
-        self._gateway: Child | None = None
-
-    @property
-    def gateway_url(self) -> str:
-        """Where the bots are."""
-        host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host  # noqa: S104
-        return f"http://{host}:{self._settings.port}"
-
-    @property
-    def gateway_pid(self) -> int | None:
-        """The id of the gateway's process."""
-        return self._gateway.pid if self._gateway else None
-
-    def start(self) -> None:
-        """Return when a canary prompt has been answered, or when given up. Raises one of EXPECTED_ERRORS."""
-        read_metadata(self._settings.tokenizer)
-        check_ports(self.torchserve.properties)
-        check_port(self._settings.host, self._settings.port, "GODEL_PORT in the environment")
-        self.start_torchserve()
-        if not self._give_up.is_set():
-            self.start_gateway()
-
-    def start_torchserve(self) -> None:
-        """Start TorchServe alone and wait for its worker."""
-        self.torchserve.start()
-        self.torchserve.wait_ready(give_up=self._give_up.is_set)
-
-    def start_gateway(self) -> None:
-        """Start the gateway alone and wait until it is ready."""
-        environment = os.environ | {
-            "GODEL_HOST": self._settings.host,
-            "GODEL_PORT": str(self._settings.port),
-            "GODEL_DATABASE_URL": self._settings.database_url,
-            "GODEL_INFERENCE_URL": self.torchserve.inference_url,
-            "GODEL_MANAGEMENT_URL": self.torchserve.management_url,
-            "GODEL_MODEL_NAME": self.torchserve.model_name,
-            "GODEL_TOKENIZER": str(self._settings.tokenizer),
-        }
-        self._gateway = Child([sys.executable, "-m", "gateway"], environment=environment, cwd=ROOT)
-        end = time.monotonic() + READY_SECONDS
-        while not self._give_up.is_set():
-            if self._gateway.exit_code is not None:
-                raise StartError("the gateway ended while it started; its last line above says why")
-            if _answers(f"{self.gateway_url}/readyz"):
-                return
-            if time.monotonic() > end:
-                raise StartError(f"no canary prompt was answered within {READY_SECONDS} s; see {self.torchserve.logs}")
-            time.sleep(0.1)
-
-    def dead(self) -> str | None:
-        """Return the name of a process that has ended by itself, or None."""
-        if not self.torchserve.running:
-            return "TorchServe"
-        if self._gateway is None or self._gateway.exit_code is not None:
-            return "the gateway"
-        return None
-
-    def revive(self, name: str) -> None:
-        """Start the process called `name` again."""
-        if name == "TorchServe":
-            self.torchserve.stop()
-            self.start_torchserve()
-        else:
-            self.start_gateway()
-
-    def stop(self, *, hurry: threading.Event | None = None) -> None:
-        """Drain the gateway, then end TorchServe; `hurry`, once set, ends the draining."""
-        if self._gateway is not None:
-            self._gateway.terminate()
-            end = time.monotonic() + self._settings.shutdown_grace + DRAIN_MARGIN_SECONDS
-            while self._gateway.exit_code is None and time.monotonic() < end and not (hurry and hurry.is_set()):
-                time.sleep(0.05)
-            self._gateway.end(0)
-            self._gateway = None
-        self.torchserve.stop()
+class SettingsError(PropertiesError):
+    """A GODEL_... variable cannot be used; the message names it."""
 
 
-def serve() -> int:
-    """Run until SIGINT or SIGTERM; return the exit code. Errors a person can mend are printed as one line."""
+def serve(run_dir: Path = RUN_DIR, config: Path = CONFIG) -> int:
+    """Run until told to stop; return the exit code. Errors a person can mend are printed as one line."""
     stopping, hurry = threading.Event(), threading.Event()
+    _heed_signals(stopping, hurry)
+    try:
+        torchserve = TorchServe(run_dir, config=config)
+        settings = gateway_settings(torchserve)
+        stack = Stack(torchserve, settings, give_up=stopping)
+        with held_pidfile(run_dir / PIDFILE, stack.gateway_url), _stopped_at_the_end(stack, hurry):
+            stack.check()
+            _say("starting TorchServe and the gateway ...")
+            stack.start()
+            if not stopping.is_set():
+                _greet(stack)
+                _watch(stack, stopping)
+            _say("stopping; requests in flight may finish (a second Ctrl-C hurries) ...")
+    except EXPECTED_ERRORS as error:
+        _say(f"serve: {error}", error=True)
+        return 1
+    _say("stopped")
+    return 0
 
+
+def status(run_dir: Path = RUN_DIR) -> int:
+    """Print what is served from this checkout; return 0 when it is ready, 1 when it is not, 3 when nothing is."""
+    serving = find_serving(run_dir / PIDFILE)
+    if serving is None:
+        _say("nothing is being served from this checkout")
+        return 3
+    ready = answers(f"{serving.url}/readyz")
+    _say(f"{'ready' if ready else 'not ready'}: {serving.url} (process {serving.process.pid})")
+    return 0 if ready else 1
+
+
+def gateway_settings(torchserve: TorchServe) -> Settings:
+    """Return the gateway's settings: the environment's, and where it is silent what belongs to `torchserve`.
+
+    Raises SettingsError.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        problems = (f"GODEL_{item['loc'][0]}".upper() + f": {item['msg']}" for item in error.errors())
+        raise SettingsError("; ".join(problems)) from error
+    # Prompts are counted by the tokenizer of the archive that is really served.
+    chosen = "tokenizer" in settings.model_fields_set
+    changes: dict[str, object] = {"tokenizer": ROOT / settings.tokenizer if chosen else torchserve.archive}
+    if settings.port == 0:
+        with socket.create_server((settings.host, 0)) as free:
+            changes["port"] = free.getsockname()[1]
+    return settings.model_copy(update=changes)
+
+
+def _heed_signals(stopping: threading.Event, hurry: threading.Event) -> None:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         if stopping.is_set():
             hurry.set()
         stopping.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    settings = Settings()
-    stack = Stack(TorchServe(RUN_DIR), settings, give_up=stopping)
-    try:
-        with held_pidfile(PIDFILE), _stopped_at_the_end(stack, hurry):
-            print("starting TorchServe and the gateway ...", flush=True)
-            stack.start()
-            if not stopping.is_set():
-                _greet(stack)
-            _watch(stack, stopping)
-    except EXPECTED_ERRORS as error:
-        print(f"serve: {error}", file=sys.stderr, flush=True)
-        return 1
-    print("stopped", flush=True)
-    return 0
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a hang-up is to be ignored. SIGINT is ours even where a script's `&` has switched it off.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
 
 
 @contextlib.contextmanager
@@ -156,7 +118,6 @@ def _stopped_at_the_end(stack: Stack, hurry: threading.Event) -> Iterator[None]:
     try:
         yield
     finally:
-        print("stopping: requests in flight may finish (again to hurry) ...", flush=True)
         stack.stop(hurry=hurry)
 
 
@@ -164,36 +125,40 @@ def _watch(stack: Stack, stopping: threading.Event) -> None:
     """Return when told to stop; start again what dies. Raises StartError when it dies too often."""
     deaths: deque[float] = deque(maxlen=RESTARTS)
     while not stopping.wait(0.2):
+        for warning in stack.torchserve.new_warnings():
+            _say(f"TorchServe {warning}", error=True)
         name = stack.dead()
         if name is None:
             continue
         now = time.monotonic()
-        if len(deaths) == RESTARTS and now - deaths[0] < RESTART_WINDOW_SECONDS:
-            raise StartError(f"{name} keeps dying: {RESTARTS + 1} times in {now - deaths[0]:.0f} s; see {RUN_DIR}")
+        recent = sum(now - death < RESTART_WINDOW_SECONDS for death in deaths)
+        if recent == RESTARTS:
+            raise StartError(
+                f"{name} keeps dying: {RESTARTS + 1} times in {now - deaths[0]:.0f} s; see {stack.torchserve.logs}"
+            )
         deaths.append(now)
-        print(f"{name} ended unexpectedly; starting it again", file=sys.stderr, flush=True)
-        stack.revive(name)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=15) as reply:  # noqa: S310 - our own gateway
-            return bool(reply.status == 200)
-    except OSError:
-        return False
+        pause = min(2**recent - 1, LONGEST_BACK_OFF_SECONDS)
+        _say(f"{name} ended unexpectedly; starting it again{f' in {pause} s' if pause else ''}", error=True)
+        if not stopping.wait(pause):
+            stack.revive(name)
+        if not stopping.is_set():
+            _say(f"{name} is back")
 
 
 def _greet(stack: Stack) -> None:
     """Print where the bots are and one line to try."""
-    url = stack.gateway_url
-    print(
-        f"\nready: {url}   (API: {url}/docs, logs: {_shown(stack.torchserve.logs)})\n"
+    url, logs = stack.gateway_url, stack.torchserve.logs
+    shown = logs.relative_to(ROOT) if logs.is_relative_to(ROOT) else logs
+    knowledge = quote("Cricket is a sport played between two teams of eleven players each.")
+    question = quote("How many players are in each team?")
+    _say(
+        f"\nready: {url}   (API: {url}/docs, logs: {shown})\n"
         "try it in another terminal:\n"
-        f"  curl -s {url}/cricket/context/Cricket%20is%20a%20sport%20played%20between%20two%20teams%20of%20eleven%20"
-        f"players%20each. {url}/cricket/chat/How%20many%20players%20are%20in%20a%20team%3F\n",
-        flush=True,
+        f"  curl -s -w '\\n' {url}/cricket/context/{knowledge} {url}/cricket/chat/{question}\n"
     )
 
 
-def _shown(path: Path) -> Path:
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+def _say(text: str, *, error: bool = False) -> None:
+    """Print. Whoever read it may be gone (a closed terminal, a pipe's dead end): no reason to end in disorder."""
+    with contextlib.suppress(OSError):
+        os.write(2 if error else 1, f"{text}\n".encode())

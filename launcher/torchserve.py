@@ -1,11 +1,16 @@
 """One TorchServe instance: rendered settings, a Java process, readiness by its worker, an end that leaves nothing.
 
 Java is started directly: the `torchserve` wrapper would die alone on SIGTERM and leave Java and workers behind.
+
+    with TorchServe(Path("build/mine"), free_ports() | {"enable_model_api": "true"}) as torchserve:
+        httpx.post(f"{torchserve.inference_url}/predictions/{torchserve.model_name}", content=...)
 """
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,13 +21,20 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from launcher.java import find_java
+from launcher.logs import CONSOLE, Logs
 from launcher.processes import Child
-from launcher.properties import ROOT, read_properties, render_properties
+from launcher.properties import CONFIG, ROOT, loaded_model, read_properties, render_properties
 
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 15
+TRACEBACK_SECONDS: Final = 2
+"""How far a worker's traceback may lag behind the news of its death; they travel in different threads."""
+
 JAVA_OPTIONS: Final = ("-Xmx256m", "-XX:+UseSerialGC")
 """Measured: no loss of throughput, half the memory."""
+
+_LONGEST_SOCKET: Final = 107
+_LONGEST_SOCKET_NAME: Final = len("/.ts.sock.65535")
 
 
 class StartError(RuntimeError):
@@ -32,11 +44,20 @@ class StartError(RuntimeError):
 class TorchServe:
     """An instance with everything it writes under `run_dir`. Use it as a context manager, or `start` and `stop`."""
 
-    def __init__(self, run_dir: Path, overrides: Mapping[str, str] | None = None) -> None:
-        """`overrides` take the place of `config.properties`' own: `free_ports()`, another store, the model API."""
+    def __init__(self, run_dir: Path, overrides: Mapping[str, str] | None = None, *, config: Path = CONFIG) -> None:
+        """`overrides` take the place of `config`'s own: `free_ports()`, another store, the model API.
+
+        Raises PropertiesError when the settings cannot be used.
+        """
         self._run_dir = run_dir.resolve()
-        self.properties = read_properties() | dict(overrides or {})
+        self.properties = read_properties(config) | dict(overrides or {})
+        self.model_name, self.archive = loaded_model(self.properties)
+        """The model loaded at start, and what it is loaded from."""
+        self.logs = self._run_dir / "logs"
+        """The folder of torchserve.log, worker.log and console.log."""
+        self._log = Logs(self.logs)
         self._child: Child | None = None
+        self._temporary: Path | None = None
 
     @property
     def inference_url(self) -> str:
@@ -52,16 +73,6 @@ class TorchServe:
     def metrics_url(self) -> str:
         """Where metrics are read."""
         return self.properties["metrics_address"]
-
-    @property
-    def model_name(self) -> str:
-        """The name of the model loaded at start."""
-        return self.properties["load_models"].split("=")[0]
-
-    @property
-    def logs(self) -> Path:
-        """The folder of its logs: torchserve.log, worker.log, console.log."""
-        return self._run_dir / "logs"
 
     @property
     def running(self) -> bool:
@@ -80,15 +91,12 @@ class TorchServe:
         if spec is None or not spec.submodule_search_locations:
             raise StartError("torchserve is not installed here; run `make setup`")
         site = Path(spec.submodule_search_locations[0]).parent
-        temporary = self._run_dir / "tmp"
-        for folder in (self.logs, temporary):
-            folder.mkdir(parents=True, exist_ok=True)
-        for log in self.logs.glob("*.log"):
-            log.unlink()  # what is read out of them after a failure must be this run's
+        self._log.clear()
+        self._temporary = temporary = self._temporary_folder()
         settings = self._run_dir / "config.properties"
         settings.write_text(render_properties(self.properties), encoding="utf-8")
         command: list[str | Path] = [java, f"-Dmodel_server_home={site}", f"-Djava.io.tmpdir={temporary}"]
-        command += [f"-Dlog4j.configurationFile=file://{ROOT / 'handler' / 'log4j2.xml'}", *JAVA_OPTIONS]
+        command += [f"-Dlog4j.configurationFile={(ROOT / 'handler' / 'log4j2.xml').as_uri()}", *JAVA_OPTIONS]
         command += ["-cp", f"{site}/ts/frontend/*", "org.pytorch.serve.ModelServer"]
         command += ["--python", sys.executable, "-f", settings, "-s", self.properties["model_store"], "-ncs"]
         environment = os.environ | {
@@ -97,31 +105,31 @@ class TorchServe:
             "TMPDIR": str(temporary),
             "TEMP": str(temporary),
         }
-        with (self.logs / "console.log").open("wb") as console:
+        with (self.logs / CONSOLE).open("wb") as console:
             self._child = Child(command, environment=environment, cwd=self._run_dir, output=console)
 
     def wait_ready(self, *, seconds: float = START_SECONDS, give_up: Callable[[], bool] = lambda: False) -> None:
         """Return when a worker has loaded the model, or when `give_up` says so.
 
-        Raises StartError as soon as it is known that it will not: the process ended, or the worker failed to load.
+        Raises StartError as soon as it is known that it will not: the process ended, or the model failed to load.
         """
         end = time.monotonic() + seconds
         while not give_up():
             if not self.running:
-                raise StartError(f"TorchServe ended while it started: {self._reason()}")
+                raise StartError(f"TorchServe ended while it started: {self._last_error()}")
             if self.worker_ready():
                 return
-            if failure := self._load_failure():
-                raise StartError(f"the model cannot be loaded: {failure} (see {self.logs / 'worker.log'})")
+            if self._log.says_load_failed():
+                raise StartError(f"the model cannot be loaded: {self._load_failure()} (see {self.logs})")
             if time.monotonic() > end:
-                raise StartError(f"TorchServe was not ready after {seconds:g} s: {self._reason()}")
+                raise StartError(f"TorchServe was not ready after {seconds:g} s: {self._last_error()}")
             time.sleep(0.1)
 
     def worker_ready(self) -> bool:
         """Whether the management API lists a READY worker; `/ping` would say yes without one."""
         try:
             versions = self.manage("GET", f"/models/{self.model_name}")
-        except OSError:
+        except (OSError, ValueError):
             return False
         return any(worker.get("status") == "READY" for worker in versions[0].get("workers", []))
 
@@ -131,11 +139,18 @@ class TorchServe:
         with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
             return json.load(reply)
 
-    def stop(self) -> None:
+    def new_warnings(self) -> list[str]:
+        """Return what it has warned of since the last call."""
+        return self._log.new_warnings()
+
+    def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
         """End it and its workers. Requests in flight are cut: whoever sends them must drain first."""
         if self._child is not None:
-            self._child.end(STOP_SECONDS)
+            self._child.end(STOP_SECONDS, hurry)
             self._child = None
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -151,23 +166,25 @@ class TorchServe:
     ) -> None:
         self.stop()
 
-    def _load_failure(self) -> str | None:
-        """Return the exception a worker ended with while it loaded, if one did."""
-        lines = self._lines("worker.log")
-        traceback = next((i for i, line in enumerate(lines) if "Traceback (most recent call last)" in line), None)
-        if traceback is None:
-            return None
-        # Frames are indented; the first line that is not, after the thread's name, is the exception.
-        messages = [line.split(" - ", 1)[-1] for line in lines[traceback + 1 :]]
-        return next((message for message in messages if message and not message.startswith(" ")), None)
+    def _temporary_folder(self) -> Path:
+        """Return an empty folder for unpacked archives and the worker's socket.
 
-    def _reason(self) -> str:
-        for name in ("torchserve.log", "console.log"):
-            lines = [line for line in self._lines(name) if "ERROR" in line or "Exception" in line]
-            if lines:
-                return lines[-1]
-        return f"no error in {self.logs}"
+        In the run folder, or among the system's own where the path of a socket would exceed what Unix allows.
+        """
+        here = self._run_dir / "tmp"
+        if len(os.fsencode(here)) + _LONGEST_SOCKET_NAME > _LONGEST_SOCKET:
+            return Path(tempfile.mkdtemp(prefix="godel-"))
+        shutil.rmtree(here, ignore_errors=True)  # a killed TorchServe leaves its unpacked archive
+        here.mkdir(parents=True)
+        return here
 
-    def _lines(self, name: str) -> list[str]:
-        path = self.logs / name
-        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    def _load_failure(self) -> str:
+        end = time.monotonic() + TRACEBACK_SECONDS
+        while time.monotonic() < end:
+            if error := self._log.load_error() or self._log.last_error():
+                return error
+            time.sleep(0.05)
+        return "its worker ended without saying why; killed for want of memory?"
+
+    def _last_error(self) -> str:
+        return self._log.last_error() or f"no error was logged; see {self.logs}"

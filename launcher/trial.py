@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.settings import Settings
 from launcher.properties import ROOT, free_ports
-from launcher.serve import Stack
+from launcher.stack import Stack
 from launcher.torchserve import TorchServe
 
 ARCHIVE: Final = ROOT / "model_store" / "godel.mar"
