@@ -166,7 +166,7 @@ class ChatOutput(_Output):
 class SeedOutput(_Output):
     """The reply of the two short addresses."""
 
-    response: str
+    response: str = Field(examples=["There are eleven players in each team."])
 
 
 class WorkerOutput(_Output):

@@ -1,5 +1,6 @@
 """Taking over bots of the old kind, by the command people type."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -75,8 +76,6 @@ async def knowledge_in(settings: Settings) -> dict[str, str]:
 
 
 def bots(settings: Settings) -> dict[str, str]:
-    import asyncio
-
     return asyncio.run(knowledge_in(settings))
 
 

@@ -1,5 +1,6 @@
 """From message to answer: what goes into the prompt, what is left out, and by when."""
 
+import asyncio
 import time
 from dataclasses import replace
 from typing import Any
@@ -102,8 +103,6 @@ async def test_a_late_answer_with_words_is_an_answer_and_without_a_timeout() -> 
 
 
 async def test_fitting_a_long_text_does_not_hold_up_other_requests() -> None:
-    import asyncio
-
     def slow(text: str) -> int:
         time.sleep(0.002)
         return count_words(text)
