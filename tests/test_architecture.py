@@ -34,8 +34,20 @@ RULES = [
     Rule("handler/engines/row_blocks.py", ours=(), others=("torch",)),
     Rule("handler/godel_handler.py", ours=("handler",), others=("ts",)),
     Rule("gateway", ours=("gateway", "handler.contract"), others=None, never=("torch", "transformers", "numpy", "ts")),
-    Rule("training", ours=("training", "handler.contract", "handler.engines"), others=None, never=("ts", "fastapi")),
-    Rule("launcher", ours=("launcher",), others=None, never=("torch", "transformers", "fastapi")),
+    Rule(
+        "training",
+        # Scheduler and tokenization: a stage is evaluated by what serves it, not by a second loop of its own.
+        ours=("training", "handler.contract", "handler.engines", "handler.scheduler", "handler.tokenization"),
+        others=None,
+        never=("ts", "fastapi"),
+    ),
+    # The launcher stands above both sides and knows of each only the settings and the archive.
+    Rule(
+        "launcher",
+        ours=("launcher", "gateway.settings", "handler.contract"),
+        others=None,
+        never=("torch", "transformers", "fastapi"),
+    ),
 ]
 
 

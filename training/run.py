@@ -17,15 +17,18 @@ from tokenizers import Tokenizer
 from transformers import T5ForConditionalGeneration
 
 from training.batches import BatchShape
-from training.data import DataError
+from training.data import DataError, read_records
+from training.evaluate import evaluate
 from training.mixtures import RecipeError, build_mixture
 from training.model import new_model
 from training.run_folder import RunFolderError
+from training.synthetic import write_synthetic
 from training.text import TextError
 from training.tokenizer import read_texts, train_tokenizer
 from training.train import Plan, train
 
 TOKENIZER = "tokenizer.json"
+MOST_EVALUATED = 200
 
 
 def run(recipe: Mapping[str, Any], *, data: Path, text: list[Path], folder: Path) -> Path:
@@ -39,7 +42,12 @@ def run(recipe: Mapping[str, Any], *, data: Path, text: list[Path], folder: Path
         exercise = build_mixture(stage["mixture"], data, text)
         loss = train(model, tokenizer, exercise, plan, folder / f"{number}-{stage['name']}")
         print(f"{stage['name']}: {plan.steps} steps, last loss {loss:.3f}")
-    return _publish(model, folder)
+    published = _publish(model, folder)
+    for name in recipe.get("evaluate", []):
+        table, _ = evaluate(read_records(data / name)[:MOST_EVALUATED], published, "torch", "auto")
+        for kind, row in table.items():
+            print(f"{name}, {kind}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    return published
 
 
 def _tokenizer(settings: Mapping[str, Any], data: Path, text: list[Path], folder: Path) -> Tokenizer:
@@ -77,9 +85,13 @@ def main() -> None:
     options = parser.parse_args()
     try:
         recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
-        data = options.data or Path(recipe["data"])
-        text = options.text if options.text is not None else [data / name for name in recipe.get("text", [])]
         folder = options.run or Path("build/runs") / options.recipe.stem
+        if count := recipe.get("synthetic"):
+            data = folder / "synthetic"
+            write_synthetic(data, count, recipe["seed"])
+        else:
+            data = options.data or Path(recipe["data"])
+        text = options.text if options.text is not None else [data / name for name in recipe.get("text", [])]
         model = run(recipe, data=data, text=text, folder=folder)
     except (DataError, RecipeError, RunFolderError, TextError, OSError, yaml.YAMLError) as error:
         sys.exit(f"train: {error}")
