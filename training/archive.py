@@ -3,7 +3,8 @@
 `python -m training.archive --model models/embedded --engine torch --precision auto --output model_store/godel.mar`
 
 The same inputs give the same bytes. An archive appears whole or not at all, and is read again before it
-is called done.
+is called done. With `--if-stale` nothing happens while the archive is what its own inputs would give: what is
+not said on the command line is then what the archive was last made with, so that `make serve` keeps serving it.
 """
 
 import argparse
@@ -25,14 +26,26 @@ from handler.contract.archive import METADATA, MODEL_FILES, MODEL_FOLDER, Archiv
 from handler.contract.prompt import FORMAT_VERSION
 from handler.engines import check_engine
 from handler.engines.base import EngineError
-from training.checkpoint import CheckpointError, resolve_checkpoint
+from training.checkpoint import CheckpointError, resolve_checkpoint, source_files
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 HANDLER: Final = ROOT / "handler"
 HANDLER_MODULE: Final = HANDLER / "godel_handler.py"
 MODEL_CONFIG: Final = HANDLER / "model-config.yaml"
-# The least a zip file can say: a build has no date of its own, only its inputs do.
+BUILDERS: Final = (Path(__file__), Path(__file__).with_name("checkpoint.py"))
+
+DEFAULTS: Final = {
+    "model": "models/embedded",
+    "engine": "torch",
+    "precision": "auto",
+    "name": "godel",
+    "version": "1.0",
+}
+"""What an archive is made of when nobody says."""
+
+# The least a zip file can say, in its words and in the manifest's: a build has no date, only its inputs do.
 ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+MANIFEST_EPOCH: Final = "01/01/1980 00:00:00"
 
 
 def build_archive(
@@ -43,10 +56,13 @@ def build_archive(
     Raises ArchiveError, CheckpointError or EngineError; `output` is then left as it was.
     """
     check_engine(engine, precision)
+    if output.suffix != ".mar":
+        raise ArchiveError(f"{output} is to end in .mar, or TorchServe will not take it")
     with tempfile.TemporaryDirectory(prefix="godel-archive-") as scratch:
         extra = Path(scratch) / "extra"
         checkpoint = resolve_checkpoint(model, Path(scratch) / "checkpoint")
-        metadata = _metadata(checkpoint, model, engine, precision, name, version)
+        metadata = _recipe(model, engine, precision, name, version)
+        metadata["model_sha256"] = _hash({Path(file): checkpoint / file for file in MODEL_FILES})
         _lay_out(extra, checkpoint, metadata)
         config = Path(scratch) / "model-config.yaml"
         config.write_text(yaml.safe_dump(_worker_config(engine, precision), sort_keys=True), encoding="utf-8")
@@ -71,17 +87,24 @@ def is_stale(archive: Path, model: str, *, engine: str, precision: str, name: st
         held = read_metadata(archive)
     except ArchiveError:
         return True
-    folder = Path(model)
-    wanted = _metadata(folder if folder.is_dir() else None, model, engine, precision, name, version)
-    return any(held.get(key) != value for key, value in wanted.items())
+    return any(held.get(key) != value for key, value in _recipe(model, engine, precision, name, version).items())
 
 
-def _metadata(
-    checkpoint: Path | None, model: str, engine: str, precision: str, name: str, version: str
-) -> dict[str, Any]:
-    """Return what the archive says of itself; no times, so that a build can be repeated."""
+def held_choices(archive: Path) -> dict[str, str]:
+    """Return what `archive` was made with, by the names of DEFAULTS; nothing of an archive that cannot be read."""
+    try:
+        held = read_metadata(archive)
+    except ArchiveError:
+        return {}
+    found = {choice: held.get("source" if choice == "model" else choice) for choice in DEFAULTS}
+    return {choice: value for choice, value in found.items() if isinstance(value, str)}
+
+
+def _recipe(model: str, engine: str, precision: str, name: str, version: str) -> dict[str, Any]:
+    """Return what an archive says of its inputs; no times, so that a build can be repeated."""
     limits = _worker_config(engine, precision)["handler"]
-    metadata = {
+    code = {path.relative_to(ROOT): path for path in (*_handler_files(), MODEL_CONFIG, *BUILDERS)}
+    recipe = {
         "name": name,
         "version": version,
         "source": model,
@@ -89,11 +112,12 @@ def _metadata(
         "precision": precision,
         "format_version": FORMAT_VERSION,
         "max_prompt_tokens": limits["max_prompt_tokens"],
-        "handler_sha256": _hash({path.relative_to(ROOT): path for path in (*_handler_files(), MODEL_CONFIG)}),
+        "code_sha256": _hash(code),
     }
-    if checkpoint is not None and all((checkpoint / file).is_file() for file in MODEL_FILES):
-        metadata["model_sha256"] = _hash({Path(file): checkpoint / file for file in MODEL_FILES})
-    return metadata
+    folder = Path(model)
+    if folder.is_dir():
+        recipe["source_sha256"] = _hash({file.relative_to(folder): file for file in source_files(folder)})
+    return recipe
 
 
 def _worker_config(engine: str, precision: str) -> dict[str, Any]:
@@ -133,16 +157,17 @@ def _run_archiver(extra: Path, config: Path, scratch: Path, name: str, version: 
 
 
 def _normalise(built: Path, output: Path) -> None:
-    """Copy an archive with sorted names and fixed dates, and without the manifest's time of creation.
+    """Copy an archive with sorted names, and the same date in every build for its files and its manifest.
 
     torch-model-archiver writes the present time in both places, so that no two builds would be alike.
+    TorchServe warns of a manifest without a date, hence a fixed one instead of none.
     """
     with zipfile.ZipFile(built) as source, zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as target:
         for name in sorted(source.namelist()):
             content = source.read(name)
             if name == "MAR-INF/MANIFEST.json":
                 manifest = json.loads(content)
-                manifest.pop("createdOn", None)
+                manifest["createdOn"] = MANIFEST_EPOCH
                 content = json.dumps(manifest, indent=2, sort_keys=True).encode()
             entry = zipfile.ZipInfo(name, ZIP_EPOCH)
             entry.external_attr = 0o644 << 16
@@ -162,23 +187,29 @@ def _hash(files: Mapping[Path, Path]) -> str:
 def main() -> None:
     """Build an archive from the command line."""
     parser = argparse.ArgumentParser(description="Build a TorchServe archive from a T5/GODEL checkpoint.")
-    parser.add_argument("--model", default="models/embedded", help="checkpoint folder or hub name (%(default)s)")
-    parser.add_argument("--engine", default="torch", help="engine that serves it (%(default)s)")
-    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16 (%(default)s)")
+    helps = {
+        "model": "checkpoint folder or hub name",
+        "engine": "engine that serves it",
+        "precision": "auto, fp32 or bf16",
+        "name": "name in TorchServe",
+        "version": "version in TorchServe",
+    }
+    for choice, default in DEFAULTS.items():
+        parser.add_argument(f"--{choice}", help=f"{helps[choice]} ({default})")
     parser.add_argument("--output", type=Path, default=Path("model_store/godel.mar"), help="(%(default)s)")
-    parser.add_argument("--name", default="godel", help="name in TorchServe (%(default)s)")
-    parser.add_argument("--version", default="1.0", help="version in TorchServe (%(default)s)")
-    parser.add_argument("--if-stale", action="store_true", help="do nothing when the archive is up to date")
+    parser.add_argument("--if-stale", action="store_true", help="do nothing while the archive is up to date")
     options = parser.parse_args()
-    chosen = {name: getattr(options, name) for name in ("engine", "precision", "name", "version")}
+    said = {choice: value for choice in DEFAULTS if (value := getattr(options, choice)) is not None}
     try:
-        if options.if_stale and not is_stale(options.output, options.model, **chosen):
+        chosen = DEFAULTS | (held_choices(options.output) if options.if_stale else {}) | said
+        model = chosen.pop("model")
+        if options.if_stale and not is_stale(options.output, model, **chosen):
             return
-        metadata = build_archive(options.model, options.output, **chosen)
+        metadata = build_archive(model, options.output, **chosen)
     except (ArchiveError, CheckpointError, EngineError, OSError) as error:
-        sys.exit(f"archive: {error}")
+        sys.exit(f"archive: {' '.join(str(error).split())}")
     size = options.output.stat().st_size / 1e6
-    print(f"built {options.output} ({size:.1f} MB): {metadata['engine']}, {metadata['precision']}, {options.model}")
+    print(f"built {options.output} ({size:.1f} MB): {metadata['engine']}, {metadata['precision']}, {model}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,14 @@ from typing import Any, Final
 
 from handler.contract.archive import MODEL_FILES
 
-_HUB_FILES: Final = (*MODEL_FILES, "pytorch_model.bin", "spiece.model", "added_tokens.json", "tokenizer_config.json")
+_HUB_FILES: Final = (
+    *MODEL_FILES,
+    "pytorch_model.bin",
+    "spiece.model",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
 
 
 class CheckpointError(RuntimeError):
@@ -25,7 +32,9 @@ def resolve_checkpoint(model: str, scratch: Path) -> Path:
     folder = Path(model)
     if not folder.is_dir():
         if model.count("/") != 1 or model.startswith((".", "/", "models/")):
-            raise CheckpointError(f"there is no checkpoint folder {model}, and it is no hub name like owner/name")
+            raise CheckpointError(
+                f"there is no checkpoint folder {model}, and it is no hub name like owner/name; say which with MODEL="
+            )
         folder = _fetch(model)
     if all((folder / name).is_file() for name in MODEL_FILES):
         return folder
@@ -36,6 +45,12 @@ def resolve_checkpoint(model: str, scratch: Path) -> Path:
     _convert_weights(folder, scratch)
     _convert_tokenizer(folder, scratch)
     return scratch
+
+
+def source_files(folder: Path) -> list[Path]:
+    """Return the files that a checkpoint made from `folder` depends on."""
+    names = MODEL_FILES if all((folder / name).is_file() for name in MODEL_FILES) else _HUB_FILES
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _fetch(name: str) -> Path:
@@ -66,7 +81,11 @@ def _convert_weights(folder: Path, scratch: Path) -> None:
         # weights_only: a pickle could run any code, a table of tensors cannot.
         state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{source} does not load as weights alone, so it is not trusted: {error}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{source} does not load as weights alone, so it is not trusted ({reason[:200]}); ask its publisher for"
+            " model.safetensors"
+        ) from error
     aliases = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
     if (
         "lm_head.weight" in state
