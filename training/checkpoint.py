@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from handler.contract.archive import MODEL_FILES
+from handler.contract.prompt import TURN_SEPARATOR
 
 _HUB_FILES: Final = (
     *MODEL_FILES,
@@ -112,6 +113,9 @@ def _convert_tokenizer(folder: Path, scratch: Path) -> None:
         ) from error
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, use_fast=True)
     backend = tokenizer.backend_tokenizer
+    added = [token.content for token in backend.get_added_tokens_decoder().values()]
+    # GODEL's EOS and <PAD> are ordinary added tokens; as control tokens they cannot show up in an answer.
+    backend.add_special_tokens([token for token in added if token in (TURN_SEPARATOR, "<PAD>")])
     backend.no_padding()
     backend.no_truncation()
     backend.save(str(scratch / "tokenizer.json"))

@@ -1,0 +1,48 @@
+"""A tiny recipe on synthetic data: what the training tests run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.synthetic import write_synthetic
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with train.jsonl, dev.jsonl and text.txt."""
+    write_synthetic(tmp_path / "data", 60, seed=0)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def recipe() -> dict[str, Any]:
+    """Two stages of a few steps on a model of a few thousand weights."""
+    shape = {"tokens": 512, "prompt": 200, "target": 60, "pool": 32}
+    plan = {"learning_rate": 0.003, "warmup": 2, "log_every": 2, "save_every": 3}
+    return {
+        "seed": 3,
+        "threads": 1,
+        "tokenizer": {"vocabulary": 640, "most_characters": 100_000, "files": ["train.jsonl"]},
+        "model": {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4},
+        "stages": [
+            {
+                "name": "copy",
+                "plan": plan | {"steps": 4},
+                "shape": shape,
+                "mixture": [
+                    {"exercise": "open", "weight": 1, "sentences": 2, "words": 30},
+                    {"exercise": "span", "weight": 1, "words": 30},
+                ],
+            },
+            {
+                "name": "answer",
+                "plan": plan | {"steps": 8},
+                "shape": shape,
+                "mixture": [
+                    {"exercise": "find", "weight": 1, "sentences": 3, "words": 40},
+                    {"exercise": "records", "file": "train.jsonl", "weight": 2, "words": 40},
+                ],
+            },
+        ],
+    }

@@ -1,0 +1,151 @@
+"""Archives: reproducible, atomic, refused when wrong; and checkpoints laid out like the hub's."""
+
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+from safetensors.torch import load_file
+
+from handler.contract.archive import ArchiveError, read_metadata
+from handler.contract.prompt import FORMAT_VERSION
+from handler.engines.base import EngineError
+from handler.engines.torch_engine import TorchEngine
+from handler.tokenization import Tokenization
+from training.archive import build_archive, is_stale
+from training.checkpoint import CheckpointError, resolve_checkpoint
+from training.run import run
+
+INPUTS: dict[str, str] = {"engine": "torch", "precision": "fp32", "name": "godel", "version": "1.0"}
+
+
+@pytest.fixture
+def model(tmp_path: Path, data: Path, recipe: dict[str, Any]) -> Path:
+    recipe["stages"] = []
+    return run(recipe, data=data, text=[], folder=tmp_path / "run")
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, model: Path) -> None:
+    first, second = tmp_path / "1.mar", tmp_path / "2.mar"
+    build_archive(str(model), first, **INPUTS)
+    build_archive(str(model), second, **INPUTS)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_an_archive_says_what_it_is_made_of(tmp_path: Path, model: Path) -> None:
+    build_archive(str(model), tmp_path / "a.mar", **INPUTS)
+    metadata = read_metadata(tmp_path / "a.mar")
+    assert metadata["source"] == str(model)
+    assert (metadata["engine"], metadata["precision"]) == ("torch", "fp32")
+    assert metadata["format_version"] == FORMAT_VERSION
+    assert len(metadata["model_sha256"]) == 64
+    names = zipfile.ZipFile(tmp_path / "a.mar").namelist()
+    assert "handler/scheduler.py" in names
+    assert not [name for name in names if "__pycache__" in name or "gateway" in name]
+
+
+def test_an_archive_is_stale_when_missing_damaged_or_of_other_inputs(tmp_path: Path, model: Path) -> None:
+    archive = tmp_path / "a.mar"
+    assert is_stale(archive, str(model), **INPUTS)
+    build_archive(str(model), archive, **INPUTS)
+    assert not is_stale(archive, str(model), **INPUTS)
+    assert is_stale(archive, str(model), **INPUTS | {"precision": "bf16"})
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"note": "changed"}))
+    assert is_stale(archive, str(model), **INPUTS)
+    archive.write_bytes(archive.read_bytes()[:-100])
+    assert is_stale(archive, str(model), **INPUTS)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [({"precision": "fp16"}, "NaN"), ({"engine": "abacus"}, "torch or echo")])
+def test_an_engine_or_precision_that_cannot_be_is_refused(
+    tmp_path: Path, model: Path, wrong: dict[str, str], said: str
+) -> None:
+    with pytest.raises(EngineError, match=said):
+        build_archive(str(model), tmp_path / "a.mar", **INPUTS | wrong)
+
+
+def test_a_failed_build_leaves_the_archive_before(tmp_path: Path, model: Path) -> None:
+    archive = tmp_path / "a.mar"
+    build_archive(str(model), archive, **INPUTS)
+    before = archive.read_bytes()
+    (model / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors"):
+        build_archive(str(model), archive, **INPUTS)
+    assert archive.read_bytes() == before
+    assert list(tmp_path.glob(".a.mar*")) == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        build_archive(str(tmp_path / "nowhere"), tmp_path / "a.mar", **INPUTS)
+
+
+def test_an_archive_of_another_format_is_refused(tmp_path: Path, model: Path) -> None:
+    build_archive(str(model), tmp_path / "a.mar", **INPUTS)
+    with zipfile.ZipFile(tmp_path / "a.mar") as source, zipfile.ZipFile(tmp_path / "b.mar", "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "metadata.json":
+                content = json.dumps(json.loads(content) | {"format_version": 99}).encode()
+            target.writestr(name, content)
+    with pytest.raises(ArchiveError, match="prompt format 99"):
+        read_metadata(tmp_path / "b.mar")
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, model: Path) -> Path:
+    """The same weights as the hub has them: a pickle of tensors, a SentencePiece model, added tokens."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    shutil.copy(model / "config.json", folder)
+    state = load_file(model / "model.safetensors")
+    state |= {f"{side}.embed_tokens.weight": state["shared.weight"] for side in ("encoder", "decoder")}
+    torch.save(state | {"lm_head.weight": state["shared.weight"]}, folder / "pytorch_model.bin")
+    text = folder / "text.txt"
+    text.write_text("The sea is blue and deep. The old harbour lies in the north of the town.\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    pieces = processor.get_piece_size() + 100  # T5 appends its hundred sentinels
+    (folder / "added_tokens.json").write_text(json.dumps({"EOS": pieces, "<PAD>": pieces + 1}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 100}))
+    return folder
+
+
+def test_a_checkpoint_as_the_hub_has_it_is_converted(tmp_path: Path, hub_folder: Path) -> None:
+    folder = resolve_checkpoint(str(hub_folder), tmp_path / "converted")
+    tokenization = Tokenization(folder / "tokenizer.json")
+    ids = tokenization.encode("The sea is blue. EOS The harbour")
+    assert ids[-1] == 1
+    added = json.loads((hub_folder / "added_tokens.json").read_text())
+    assert ids.count(added["EOS"]) == 1
+    assert tokenization.decode(ids) == "The sea is blue. The harbour"
+    assert TorchEngine(folder, slots=1, max_new_tokens=4).description.eos_token_id == 1
+
+
+def test_a_pickle_that_is_more_than_weights_is_not_run(tmp_path: Path, hub_folder: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    (hub_folder / "pytorch_model.bin").write_bytes(pickle.dumps({"shared.weight": Trap()}))
+    with pytest.raises(CheckpointError, match="not trusted"):
+        resolve_checkpoint(str(hub_folder), tmp_path / "converted")
+    assert not ran.exists()
