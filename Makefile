@@ -5,24 +5,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 
-MODEL ?= models/embedded
-ENGINE ?= torch
-PRECISION ?= auto
-VERSION ?= 1.0
 OUTPUT ?= model_store/godel.mar
-RECIPE ?= small
+RECIPE ?= embedded
 
-ARCHIVE = $(PY) -m training.archive --model $(MODEL) --engine $(ENGINE) --precision $(PRECISION) \
-	--version $(VERSION) --output $(OUTPUT)
-# A folder with its own tokenizer.json needs no conversion, hence nothing of training's.
-CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json),$(VENV)/.serving,$(VENV)/.training)
+# What is not given (MODEL, ENGINE, PRECISION, VERSION) keeps its default, or what the archive was made with.
+ARCHIVE = $(PY) -m training.archive --output $(OUTPUT) $(if $(MODEL),--model $(MODEL)) \
+	$(if $(ENGINE),--engine $(ENGINE)) $(if $(PRECISION),--precision $(PRECISION)) $(if $(VERSION),--version $(VERSION))
+# The tests are about the embedded model, whatever was served last.
+EMBEDDED = $(PY) -m training.archive --if-stale --model models/embedded --engine torch --precision auto --version 1.0
+# A checkpoint of the hub's kind is converted, which needs what training needs. One with its own tokenizer.json
+# does not, nor does a path that leads nowhere: archive says so at once.
+NOWHERE = $(if $(wildcard $(MODEL)),,$(filter models/% ./% ../% /%,$(MODEL)))
+CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json)$(NOWHERE),,$(MODEL))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve stop archive train test check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  options  MODEL=folder|hub/name ENGINE=torch PRECISION=auto|fp32|bf16 VERSION=1.0 RECIPE=small|..."
+	@echo "  options  MODEL=folder|hub/name ENGINE=torch PRECISION=auto|fp32|bf16 VERSION=1.0 RECIPE=$(RECIPE)"
+	@echo "  ports    GODEL_PORT in the environment for the gateway, config.properties for TorchServe"
 
 setup: $(VENV)/.serving ## Create .venv with all that serving needs
 
@@ -33,14 +35,14 @@ serve: $(VENV)/.serving ## Serve: TorchServe and the gateway, until Ctrl-C
 stop: ## End what `make serve` started
 	@if [ -x $(PY) ]; then $(PY) -m launcher stop; else echo "nothing is being served from this checkout"; fi
 
-archive: $(CONVERSION) ## Build model_store/godel.mar from MODEL
+archive: $(if $(CONVERSION),$(VENV)/.training,$(VENV)/.serving) ## Build model_store/godel.mar from MODEL
 	@$(ARCHIVE)
 
-train: $(VENV)/.dev ## Run all training stages of RECIPE
+train: $(VENV)/.training ## Run all training stages of RECIPE
 	@$(PY) -m training.run training/recipes/$(RECIPE).yaml
 
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
-	@$(ARCHIVE) --if-stale
+	@$(EMBEDDED)
 	@$(PY) -m pytest
 
 check: $(VENV)/.dev ## Lint and types alone
@@ -56,19 +58,22 @@ lock: $(VENV)/.dev ## Write requirements/*.txt from requirements/*.in
 	@$(PY) -m pip install --quiet pip-tools
 	@requirements/lock.sh $(CURDIR)/$(PY)
 
-clean: ## Remove archives, run folders and caches; bots and the environment stay
+clean: ## Remove build/ (training runs too), archives and caches; models, bots and .venv stay
+	@if [ -x $(PY) ]; then $(PY) -m launcher status >/dev/null 2>&1; case $$? in 0|4) \
+		echo "make: this checkout is being served; \`make stop\` first" >&2; exit 1;; esac; fi
 	@rm -rf build model_store/*.mar .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-$(PY):
+$(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; install Python 3.11 or newer, or say make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), older than 3.11; say make PYTHON=python3.11 or the like" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; on Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "creating $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
+	@touch $@
 
 # The stamps: what is installed is that of the lock when the stamp is newer.
-$(VENV)/.serving: requirements/gateway.txt requirements/handler.txt | $(PY)
+$(VENV)/.serving: requirements/gateway.txt requirements/handler.txt | $(VENV)/.created
 	@echo "installing what serving needs (once; a few minutes) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check $(foreach lock,$^,-r $(lock))
 	@touch $@
@@ -78,7 +83,7 @@ $(VENV)/.training: requirements/training.txt | $(VENV)/.serving
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt | $(PY)
+$(VENV)/.dev: requirements/dev.txt | $(VENV)/.created
 	@echo "installing what tests and training need (once; a few minutes) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@ $(VENV)/.serving $(VENV)/.training

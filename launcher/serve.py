@@ -72,14 +72,14 @@ def serve(run_dir: Path = RUN_DIR, config: Path = CONFIG) -> int:
 
 
 def status(run_dir: Path = RUN_DIR) -> int:
-    """Print what is served from this checkout; return 0 when it is ready, 1 when it is not, 3 when nothing is."""
+    """Print what is served from this checkout; return 0 when it is ready, 4 when it is not, 3 when nothing is."""
     serving = find_serving(run_dir / PIDFILE)
     if serving is None:
         _say("nothing is being served from this checkout")
         return 3
     ready = answers(f"{serving.url}/readyz")
     _say(f"{'ready' if ready else 'not ready'}: {serving.url} (process {serving.process.pid})")
-    return 0 if ready else 1
+    return 0 if ready else 4
 
 
 def gateway_settings(torchserve: TorchServe) -> Settings:
