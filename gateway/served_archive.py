@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import Misconfigured
+from handler.contract.archive import METADATA, TOKENIZER
 from handler.contract.prompt import FORMAT_VERSION
-
-TOKENIZER_MEMBER = "model/tokenizer.json"
-METADATA_MEMBER = "metadata.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +31,16 @@ def read_archive(path: Path) -> ServedArchive:
         if path.suffix != ".mar":
             return ServedArchive(path.read_text(encoding="utf-8"))
         with zipfile.ZipFile(path) as archive:
-            metadata = json.loads(archive.read(METADATA_MEMBER)) if METADATA_MEMBER in archive.namelist() else {}
-            tokenizer = archive.read(TOKENIZER_MEMBER).decode()
+            metadata = json.loads(archive.read(METADATA)) if METADATA in archive.namelist() else {}
+            tokenizer = archive.read(TOKENIZER).decode()
     except FileNotFoundError as error:
         raise Misconfigured(
             f"tokenizer: {path} is missing; make it with `make archive` or point GODEL_TOKENIZER at the served .mar"
         ) from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise Misconfigured(f"tokenizer: {path} is no archive with a {TOKENIZER_MEMBER}: {error}") from error
+        raise Misconfigured(f"tokenizer: {path} is no archive with a {TOKENIZER}: {error}") from error
     if not isinstance(metadata, dict):
-        raise Misconfigured(f"tokenizer: {path} has a {METADATA_MEMBER} that is no object")
+        raise Misconfigured(f"tokenizer: {path} has a {METADATA} that is no object")
     version = metadata.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise Misconfigured(

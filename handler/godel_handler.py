@@ -19,7 +19,7 @@ from ts.metrics.metric_type_enum import MetricTypes
 from handler.contract.archive import METADATA, MODEL_FOLDER, TOKENIZER
 from handler.contract.generation import GenerationParameters, ParameterError
 from handler.contract.prompt import FORMAT_VERSION
-from handler.contract.wire import GenerateReply, GenerateRequest, WireError, encode_failure
+from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, encode_failure
 from handler.engines import load_engine
 from handler.engines.base import EngineError
 from handler.scheduler import Finished, Scheduler
@@ -28,12 +28,6 @@ from handler.tokenization import Tokenization
 logger = logging.getLogger(__name__)
 
 JSON = "application/json"
-DESCRIBE_HEADER = "describe"
-"""Asks what is served instead of for an answer; the gateway sets it on a prediction.
-
-TorchServe sets it too, for the management API's `customized=true`. That works in classic mode; under
-`continuousBatching` TorchServe 0.12.0 repeats the job for ever, whatever the reply, and the worker stalls.
-"""
 
 
 class GodelHandler:
