@@ -13,9 +13,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from training.tokenizer import CONTROL_TOKENS, END, PAD
 
-_PREVIOUS: Final = 1
-"""The encoder's relative position bucket of the token just before."""
 _SAME: Final = 0
+"""The relative position bucket of a token itself; 1 and 2 are those of the tokens one and two before."""
+_SHARPNESS: Final = 0.7
+"""Scale of queries and keys: both predecessors matching stands out of a hundred positions, one does not quite."""
 
 
 def new_model(vocabulary: int, *, seed: int, copying_circuit: bool = True, **shape: Any) -> Any:
@@ -43,16 +44,20 @@ def new_model(vocabulary: int, *, seed: int, copying_circuit: bool = True, **sha
 
 @torch.no_grad()
 def _write_copying_circuit(model: Any, config: Any) -> None:
-    """Write the circuit into the encoder's first and the decoder's last layer; silence what would disturb it.
+    """Write the circuit into the encoder's first layer and the decoder; silence what would disturb it.
 
-    Encoder: half of the heads look at the token before and add a sketch of it (a random projection,
-    which keeps embeddings apart) to the residual stream. Decoder: the cross-attention's query is the
-    same sketch of the last written token, its key that of the token before, its value the token itself.
+    Encoder: a third of the heads look at the token before, a third at the one before that; each adds a
+    sketch of it (a random projection, which keeps embeddings apart) to the residual stream at a place of
+    its own. Decoder: its first layer sketches the last token but one in the same way; the last layer's
+    cross-attention then asks for the position whose two predecessors are the last two tokens written,
+    and its value is the token there. Two tokens, since after "the" or a comma one says too little.
     """
     width, head, heads = config.d_model, config.d_kv, config.num_heads
-    looking_back = heads // 2
-    sketch = _orthonormal(looking_back * head, width)
-    place = _orthonormal(looking_back * head, width)
+    third = max(1, heads * 3 // 8)
+    size = third * head
+    once, twice = _orthonormal(size, width), _orthonormal(size, width)
+    place_once, place_twice = _orthonormal(2 * size, width).split(size)
+    place_written = _orthonormal(size, width)
 
     for block in model.encoder.block:
         block.layer[0].SelfAttention.o.weight.zero_()
@@ -63,26 +68,37 @@ def _write_copying_circuit(model: Any, config: Any) -> None:
         block.layer[2].DenseReluDense.wo.weight.zero_()
 
     first = model.encoder.block[0].layer[0].SelfAttention
-    first.relative_attention_bias.weight[_PREVIOUS, :looking_back] = 8.0
-    first.q.weight[: looking_back * head] *= 0.1
-    first.v.weight[: looking_back * head] = sketch
-    first.o.weight[:, : looking_back * head] = place.T
-    # The other heads of every encoder layer find the same token elsewhere: the question's words in the passage.
-    first.relative_attention_bias.weight[_SAME, looking_back:] = -8.0
+    for number, (bucket, sketch, place) in enumerate(((1, once, place_once), (2, twice, place_twice))):
+        _look_back(first, slice(number * third, (number + 1) * third), head, bucket, sketch, place)
+    _look_back(model.decoder.block[0].layer[0].SelfAttention, slice(0, third), head, 1, twice, place_written)
+
+    # The remaining heads of the next encoder layers find the same token elsewhere: the question's words in the passage.
+    rest = slice(2 * third * head, heads * head)
+    first.relative_attention_bias.weight[_SAME, 2 * third :] = -8.0
     for block in list(model.encoder.block)[1:3]:
-        matching = _orthonormal((heads - looking_back) * head, width) * 0.35
-        block.layer[0].SelfAttention.q.weight[looking_back * head :] = matching
-        block.layer[0].SelfAttention.k.weight[looking_back * head :] = matching
+        matching = _orthonormal(heads * head - 2 * size, width) * 0.35
+        block.layer[0].SelfAttention.q.weight[rest] = matching
+        block.layer[0].SelfAttention.k.weight[rest] = matching
 
     copy = model.decoder.block[-1].layer[1].EncDecAttention
-    value = _orthonormal(heads * head, width)
+    value, half = _orthonormal(heads * head, width), head // 2
     for number in range(heads):
-        rows = slice(number * head, (number + 1) * head)
-        seen = slice(number % looking_back * head, (number % looking_back + 1) * head)
-        copy.q.weight[rows] = sketch[seen] * 0.45
-        copy.k.weight[rows] = place[seen] * 0.45
+        seen = slice(number * half % size, number * half % size + half)
+        last, one_before = slice(number * head, number * head + half), slice(number * head + half, (number + 1) * head)
+        copy.q.weight[last], copy.k.weight[last] = once[seen] * _SHARPNESS, place_once[seen] * _SHARPNESS
+        copy.q.weight[one_before] = place_written[seen] * _SHARPNESS
+        copy.k.weight[one_before] = place_twice[seen] * _SHARPNESS
     copy.v.weight.copy_(value)
-    copy.o.weight.copy_(value.T * 3)
+    copy.o.weight.copy_(value.T * 4)
+
+
+def _look_back(attention: Any, heads: slice, head: int, bucket: int, sketch: torch.Tensor, place: torch.Tensor) -> None:
+    """Make `heads` of a self-attention add a sketch of the token at the distance `bucket` stands for, at `place`."""
+    rows = slice(heads.start * head, heads.stop * head)
+    attention.relative_attention_bias.weight[bucket, heads] = 8.0
+    attention.q.weight[rows] *= 0.1
+    attention.v.weight[rows] = sketch
+    attention.o.weight[:, rows] = place.T
 
 
 def _orthonormal(rows: int, columns: int) -> torch.Tensor:
