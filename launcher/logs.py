@@ -8,8 +8,9 @@ TORCHSERVE: Final = "torchserve.log"
 WORKER: Final = "worker.log"
 CONSOLE: Final = "console.log"
 
-# TorchServe's own two ways to say that a model will not be served: its worker died, its archive is unusable.
-_FAILED_LOAD: Final = re.compile(r"Load model failed|Failed to load model")
+# TorchServe's own ways to say that a model will not be served: its worker died (the first line is sometimes left
+# out, the second comes when the next worker has died too), or its archive cannot be used.
+_FAILED_LOAD: Final = re.compile(r"Load model failed|Auto recovery failed again|Failed to load model")
 _RECORD: Final = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (WARN|ERROR|FATAL)\s+(.*)")
 _CAUSED_ANOTHER: Final = "direct cause of the following exception"
 
@@ -45,8 +46,9 @@ class Logs:
         for line in lines:
             if line.startswith("Traceback (most recent call last)"):
                 in_traceback = True
-            elif in_traceback and line and not line.startswith(" "):
-                found, in_traceback = line, False
+            elif in_traceback:
+                if line and not line.startswith(" "):
+                    found, in_traceback = line, False
             elif found and line.strip() and _CAUSED_ANOTHER not in line:
                 break
         return found

@@ -181,10 +181,10 @@ class TorchServe:
     def _load_failure(self) -> str:
         end = time.monotonic() + TRACEBACK_SECONDS
         while time.monotonic() < end:
-            if error := self._log.load_error() or self._log.last_error():
+            if error := self._log.load_error():
                 return error
             time.sleep(0.05)
-        return "its worker ended without saying why; killed for want of memory?"
+        return self._log.last_error() or "its worker ended without saying why; killed for want of memory?"
 
     def _last_error(self) -> str:
         return self._log.last_error() or f"no error was logged; see {self.logs}"
