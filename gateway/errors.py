@@ -7,6 +7,7 @@
     ├── BotNotFound
     ├── BotExists            an import would overwrite
     ├── ClientGone           nobody waits for the answer any more
+    ├── ShuttingDown         the grace after SIGTERM is over
     ├── ModelError
     │   ├── ModelRejected    the model refused this request; carries the model's own 4xx and problems
     │   ├── ModelBusy        its queue is full; try again soon
@@ -67,6 +68,10 @@ class ClientGone(GatewayError):
     """The client closed its connection before the answer was ready."""
 
 
+class ShuttingDown(GatewayError):
+    """The gateway ends before the answer was ready."""
+
+
 class ModelError(GatewayError):
     """The model gave no answer."""
 
@@ -110,6 +115,7 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
     BotNotFound: 404,
     BotExists: 409,
     ClientGone: 499,  # nginx's number for it; nobody reads the body, but the log line does show it
+    ShuttingDown: 503,
     ModelRejected: 422,
     ModelBusy: 503,
     ModelTimeout: 504,
@@ -120,7 +126,12 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
 }
 """The one table from error to HTTP status; every concrete error is in it."""
 
-RETRY_AFTER_SECONDS: Final[dict[type[GatewayError], int]] = {ModelBusy: 1, ModelDown: 3, StoreUnavailable: 1}
+RETRY_AFTER_SECONDS: Final[dict[type[GatewayError], int]] = {
+    ModelBusy: 1,
+    ModelDown: 3,
+    StoreUnavailable: 1,
+    ShuttingDown: 3,
+}
 """When a retry makes sense: a full queue empties in a second, a dead worker is back in about three."""
 
 

@@ -3,6 +3,7 @@
 The line holds the route's template, never the path, which is users' text in the seed's endpoints.
 """
 
+import asyncio
 import logging
 import time
 import traceback
@@ -12,7 +13,7 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ContentTooLarge
+from gateway.errors import ContentTooLarge, ShuttingDown
 from gateway.problems import error_response, problem_response
 from handler.contract.wire import REQUEST_ID
 
@@ -48,6 +49,11 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, labelled)
+        except asyncio.CancelledError:
+            # The server cancels what outlives its grace; of itself it would answer 500 and log a traceback.
+            if not status:
+                ended = ShuttingDown("the gateway is shutting down; nothing was lost but this answer")
+                await error_response(ended, request_id)(scope, receive, labelled)
         except Exception as error:
             logger.error("request_id=%s failed unexpectedly: %s", request_id, _without_text(error))
             if not status:

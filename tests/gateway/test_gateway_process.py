@@ -76,7 +76,7 @@ def test_after_sigterm_requests_in_flight_finish_and_new_connections_are_refused
     assert "stopped" in gateway.log
 
 
-def test_requests_that_outlast_the_grace_are_ended(start: Start, served: FakeTorchServe) -> None:
+def test_requests_that_outlast_the_grace_are_told_to_come_back(start: Start, served: FakeTorchServe) -> None:
     served.gate = threading.Event()
     gateway = start(GODEL_SHUTDOWN_GRACE="1")
     with ThreadPoolExecutor() as pool:
@@ -87,7 +87,10 @@ def test_requests_that_outlast_the_grace_are_ended(start: Start, served: FakeTor
         assert gateway.wait() == 0
         assert served.left.wait(5)
         served.gate.set()
-        assert isinstance(in_flight.exception(), httpx.TransportError) or in_flight.result().status_code >= 500
+        reply = in_flight.result()
+    assert reply.status_code == 503
+    assert int(reply.headers["retry-after"]) > 0
+    assert "Traceback" not in gateway.log
 
 
 def test_a_client_that_goes_away_frees_the_model(start: Start, served: FakeTorchServe) -> None:
