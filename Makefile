@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 OUTPUT ?= model_store/godel.mar
-RECIPE ?= embedded
+RECIPE ?= small
 
 # What is not given (MODEL, ENGINE, PRECISION, VERSION) keeps its default, or what the archive was made with.
 ARCHIVE = $(PY) -m training.archive --output $(OUTPUT) $(if $(MODEL),--model $(MODEL)) \

@@ -56,7 +56,7 @@ def _write_copying_circuit(model: Any, config: Any) -> None:
     third = max(1, heads * 3 // 8)
     size = third * head
     once, twice = _orthonormal(size, width), _orthonormal(size, width)
-    place_once, place_twice = _orthonormal(2 * size, width).split(size)
+    place_once, place_twice = torch.split(_orthonormal(2 * size, width), size)
     place_written = _orthonormal(size, width)
 
     for block in model.encoder.block:
