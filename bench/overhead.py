@@ -46,12 +46,14 @@ class EngineAlone:
         self._scheduler = Scheduler(engine, prefill_tokens=512)
         self.knowledge = (ROOT / "examples" / "cricket.txt").read_text(encoding="utf-8")
 
-    def answer(self, message: str, parameters: GenerationParameters) -> str:
-        """Return the answer to `message` about the cricket passage."""
-        prompt = fit(
-            [message], self.knowledge, budget=512, count_tokens=lambda text: len(self._tokenization.encode(text))
-        )
-        self._scheduler.submit("only", self._tokenization.encode(prompt.text), parameters)
+    def prompt(self, message: str) -> str:
+        """Return the prompt that the gateway builds for `message` about the cricket passage."""
+        count = self._tokenization.encode
+        return fit([message], self.knowledge, budget=512, count_tokens=lambda text: len(count(text))).text
+
+    def answer(self, prompt: str, parameters: GenerationParameters) -> str:
+        """Return the answer to a prompt: text in, text out, as the handler does it."""
+        self._scheduler.submit("only", self._tokenization.encode(prompt), parameters)
         while not (finished := self._scheduler.step()):
             pass
         return self._tokenization.decode(finished[0].tokens)
@@ -80,8 +82,9 @@ def main() -> None:
         body = {"parameters": parameters.to_mapping()}
         for round_number in range(options.rounds + 1):
             for question in QUESTIONS:
+                prompt = engine.prompt(question)
                 start = time.perf_counter()
-                expected = engine.answer(question, parameters)
+                expected = engine.answer(prompt, parameters)
                 between = time.perf_counter()
                 reply = http.post(f"{bot}/chat", json={"message": question, **body}).raise_for_status().json()
                 end = time.perf_counter()

@@ -46,7 +46,7 @@ class GodelHandler:
                 f" {FORMAT_VERSION}: build it again with `make archive`"
             )
         self._continuous = bool(config.get("continuousBatching", False))
-        self._call_seconds = float(options.get("call_milliseconds", 40)) / 1e3
+        self._call_seconds = float(options.get("call_milliseconds", 60)) / 1e3
         self._tokenization = Tokenization(model_dir / TOKENIZER)
         # batchSize means slots when batching is continuous and the batch when it is not: both live at once.
         self._engine = load_engine(

@@ -9,6 +9,7 @@ it here, so they cannot drift apart. Everything a user may write is neutralised 
 text that spells a separator or a control token becomes text that merely resembles it.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -55,6 +56,8 @@ class FittedPrompt:
     message_characters_dropped: int = 0
 
 
+# A bot's knowledge comes with every one of its messages.
+@functools.lru_cache(maxsize=256)
 def neutralise(text: str) -> str:
     """Return `text` as one line in which nothing can be taken for the prompt's own structure.
 
@@ -134,9 +137,10 @@ def fit(
     safe_turns = [neutralise(turn) for turn in turns]
     safe_knowledge = neutralise(knowledge)
     header = instruction_text(instruction, has_knowledge=bool(safe_knowledge))
+    count = functools.cache(count_tokens)  # the prompt that fits at once is asked for four times below
 
     def fits(kept_turns: Sequence[str], kept_knowledge: str) -> bool:
-        return count_tokens(_layout(header, kept_turns, kept_knowledge)) <= budget
+        return count(_layout(header, kept_turns, kept_knowledge)) <= budget
 
     dropped = _least(len(safe_turns) - 1, lambda n: fits(safe_turns[n:], safe_knowledge))
     kept_turns, kept_knowledge = safe_turns[dropped:], safe_knowledge
@@ -152,7 +156,7 @@ def fit(
     text = _layout(header, kept_turns, kept_knowledge)
     return FittedPrompt(
         text=text,
-        tokens=count_tokens(text),
+        tokens=count(text),
         turns_dropped=dropped,
         knowledge_characters_dropped=len(safe_knowledge) - len(kept_knowledge),
         message_characters_dropped=len(safe_turns[-1]) - len(kept_turns[-1]),

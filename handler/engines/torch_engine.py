@@ -56,12 +56,12 @@ class TorchEngine:
         """Load the model. Raises EngineError for a bad folder, geometry or device.
 
         `device` is "cpu" or "gpu"; without a usable GPU the engine runs on the CPU and says so in its
-        description. `precision` is one of PRECISIONS, or "auto": bf16 on a GPU and fp32 on a CPU.
-        `threads` None takes every core.
+        description. `precision` is one of PRECISIONS, or "auto": bf16 where the device multiplies in it,
+        twice as fast there, and fp32 elsewhere. `threads` None takes every core.
         """
         self._device, device_note = _choose_device(device, gpu_id)
         if precision == "auto":
-            precision = "bf16" if self._device.type == "cuda" else "fp32"
+            precision = "bf16" if _multiplies_in_bf16(self._device) else "fp32"
         torch.set_num_threads(threads or os.cpu_count() or 1)
         self._geometry = geometry = T5Geometry.read(model_dir)
         self._weights = weights = read_weights(model_dir, geometry, PRECISIONS[precision], self._device)
@@ -186,6 +186,11 @@ class TorchEngine:
         """Split (length, parts * heads * d_kv) into `parts` tensors of shape (1, heads, length, d_kv)."""
         split = projected.view(len(projected), parts, self._geometry.heads, self._geometry.d_kv)
         return split.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
+
+
+def _multiplies_in_bf16(device: torch.device) -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cuda" or any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _choose_device(device: str, gpu_id: int | None) -> tuple[torch.device, str | None]:
