@@ -6,6 +6,7 @@ last line, JSON. Answers are greedy. `--samples 20` prints that many questions, 
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -66,6 +67,11 @@ def evaluate(
     return table, answers
 
 
+def _number(value: float) -> float | None:
+    """Return `value` to four digits; JSON has no NaN, so what is not known is null."""
+    return None if math.isnan(value) else round(value, 4)
+
+
 def main() -> None:
     """Evaluate from the command line."""
     parser = argparse.ArgumentParser(description="Measure a model's answers with the engine that serves it.")
@@ -90,8 +96,9 @@ def main() -> None:
     print(f"{'':16}" + "".join(f"{column:>16}" for column in columns))
     for name, row in table.items():
         print(f"{name:16}" + "".join(f"{row.get(column, float('nan')):>16.3f}" for column in columns))
-    result = {"data": options.data.name, "n": len(records), **{k: round(v, 4) for k, v in table["model"].items()}}
-    text = json.dumps(result | {"baselines": {name: table[name] for name in ("first sentence", "best overlap")}})
+    rows = {name: {column: _number(value) for column, value in row.items()} for name, row in table.items()}
+    result = {"data": options.data.name, "n": len(records), **rows.pop("model"), "baselines": rows}
+    text = json.dumps(result)
     if options.json:
         options.json.write_text(text + "\n", encoding="utf-8")
     print(text)
