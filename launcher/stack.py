@@ -55,11 +55,10 @@ class Stack:
         check_port(self._settings.host, self._settings.port, "GODEL_PORT in the environment")
 
     def start(self) -> None:
-        """Return when a canary prompt has been answered, or when given up.
+        """Return when a canary prompt has been answered, or when given up; `check` it first.
 
-        Raises ArchiveError, PortBusyError, JavaMissingError or StartError; `stop` is then still to be called.
+        Raises JavaMissingError or StartError; `stop` is then still to be called.
         """
-        self.check()
         self.start_torchserve()
         if not self._give_up.is_set():
             self.start_gateway()

@@ -28,6 +28,7 @@ def trial_stack(run_dir: Path, archive: Path = ARCHIVE) -> Iterator[Stack]:
     settings = Settings(port=port, tokenizer=archive, database_url=f"sqlite+aiosqlite:///{run_dir.resolve()}/godel.db")
     stack = Stack(trial_torchserve(run_dir, archive), settings)
     try:
+        stack.check()
         stack.start()
         yield stack
     finally:

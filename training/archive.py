@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import yaml
 
-from handler.contract.archive import METADATA, MODEL_FILES, MODEL_FOLDER, ArchiveError, read_metadata
+from handler.contract.archive import METADATA, MODEL_FILES, MODEL_FOLDER, ArchiveError, check_archive, read_metadata
 from handler.contract.prompt import FORMAT_VERSION
 from handler.engines import check_engine
 from handler.engines.base import EngineError
@@ -71,7 +71,7 @@ def build_archive(
         half = output.with_name(f".{output.name}.{os.getpid()}")
         try:
             _normalise(built, half)
-            read_metadata(half)
+            check_archive(half)
             half.replace(output)
         finally:
             half.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def is_stale(archive: Path, model: str, *, engine: str, precision: str, name: st
     A hub name cannot be compared without fetching it: such an archive is stale when handler or settings changed.
     """
     try:
-        held = read_metadata(archive)
+        held = check_archive(archive)
     except ArchiveError:
         return True
     return any(held.get(key) != value for key, value in _recipe(model, engine, precision, name, version).items())

@@ -14,26 +14,39 @@ MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
 """The files of MODEL_FOLDER, which are also those of a checkpoint folder."""
 
 
+_ADVICE: Final = "build it again with `make archive`"
+
+
 class ArchiveError(RuntimeError):
     """The archive cannot be built or is broken; the message says what to do."""
 
 
 def read_metadata(archive: Path) -> dict[str, Any]:
-    """Return the metadata of `archive`. Raises ArchiveError when it is no whole archive of a format spoken here."""
-    advice = "build it again with `make archive`"
+    """Return the metadata of `archive`, its contents unread.
+
+    Raises ArchiveError when it is cut short, lacks a file, or has a format not spoken here.
+    """
     try:
         with zipfile.ZipFile(archive) as mar:
-            broken = mar.testzip()
             names = set(mar.namelist())
             metadata = json.loads(mar.read(METADATA))
     except FileNotFoundError as error:
         raise ArchiveError(f"{archive} does not exist; build it with `make archive`") from error
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ArchiveError(f"{archive} is no model archive ({error}); {advice}") from error
+        raise ArchiveError(f"{archive} is no model archive ({error}); {_ADVICE}") from error
     wanted = {f"{MODEL_FOLDER}/{file}" for file in MODEL_FILES} | {"godel_handler.py", "MAR-INF/MANIFEST.json"}
-    if broken or not wanted <= names:
-        raise ArchiveError(f"{archive} is damaged at {broken or min(wanted - names)}; {advice}")
+    if not wanted <= names:
+        raise ArchiveError(f"{archive} lacks {min(wanted - names)}; {_ADVICE}")
     if not isinstance(metadata, dict) or metadata.get("format_version") != FORMAT_VERSION:
         found = metadata.get("format_version") if isinstance(metadata, dict) else "none"
-        raise ArchiveError(f"{archive} has prompt format {found}, this version speaks {FORMAT_VERSION}; {advice}")
+        raise ArchiveError(f"{archive} has prompt format {found}, this version speaks {FORMAT_VERSION}; {_ADVICE}")
+    return metadata
+
+
+def check_archive(archive: Path) -> dict[str, Any]:
+    """Return the metadata of `archive` after reading all of it. Raises ArchiveError also for a damaged file in it."""
+    metadata = read_metadata(archive)
+    with zipfile.ZipFile(archive) as mar:
+        if damaged := mar.testzip():
+            raise ArchiveError(f"{archive} is damaged at {damaged}; {_ADVICE}")
     return metadata

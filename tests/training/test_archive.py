@@ -55,6 +55,11 @@ def test_an_archive_is_stale_when_missing_damaged_or_of_other_inputs(tmp_path: P
     build_archive(str(model), archive, **INPUTS)
     assert not is_stale(archive, str(model), **INPUTS)
     assert is_stale(archive, str(model), **INPUTS | {"precision": "bf16"})
+    whole = archive.read_bytes()
+    middle = len(whole) // 2
+    archive.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    assert is_stale(archive, str(model), **INPUTS)
+    archive.write_bytes(whole)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"note": "changed"}))
     assert is_stale(archive, str(model), **INPUTS)
