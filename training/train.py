@@ -7,7 +7,7 @@ decides the next step is in the checkpoint: weights, moments, step and the posit
 import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from handler.engines.torch_engine import multiplies_in_bf16
 from training.batches import IGNORED, Batch, BatchShape, Exercise, Position, batches
 from training.run_folder import load_state, save_state
 
@@ -106,10 +107,7 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, batch: Batch, plan: Plan
 
 
 def _autocast() -> AbstractContextManager[Any]:
-    """bf16 where the processor multiplies in it; elsewhere it would be slower than float32."""
-    if torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
+    return torch.autocast("cpu", torch.bfloat16, enabled=multiplies_in_bf16(torch.device("cpu")))
 
 
 class _Meter:

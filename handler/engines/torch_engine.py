@@ -61,7 +61,7 @@ class TorchEngine:
         """
         self._device, device_note = _choose_device(device, gpu_id)
         if precision == "auto":
-            precision = "bf16" if _multiplies_in_bf16(self._device) else "fp32"
+            precision = "bf16" if multiplies_in_bf16(self._device) else "fp32"
         torch.set_num_threads(threads or os.cpu_count() or 1)
         self._geometry = geometry = T5Geometry.read(model_dir)
         self._weights = weights = read_weights(model_dir, geometry, PRECISIONS[precision], self._device)
@@ -188,7 +188,8 @@ class TorchEngine:
         return split.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
 
 
-def _multiplies_in_bf16(device: torch.device) -> bool:
+def multiplies_in_bf16(device: torch.device) -> bool:
+    """Whether `device` has instructions for bf16 products; without them bf16 is slower than float32."""
     capabilities = torch.cpu.get_capabilities()
     return device.type == "cuda" or any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
