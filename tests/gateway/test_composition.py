@@ -1,7 +1,6 @@
 """The composition root: what it makes it closes, what it is given it leaves alone, and what it refuses."""
 
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +25,8 @@ pytestmark = pytest.mark.anyio
 
 
 def database_files(settings: Settings) -> list[str]:
-    folder = os.path.dirname(settings.database_url.removeprefix("sqlite+aiosqlite:///"))  # noqa: PTH120
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+    folder = Path(settings.database_url.removeprefix("sqlite+aiosqlite:///")).parent
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 async def test_what_the_application_opens_it_closes(settings: Settings, tokenizer_file: Path) -> None:

@@ -143,7 +143,7 @@ async def test_work_for_a_client_that_goes_away_is_cancelled(settings: Settings)
 
     scope = {"type": "http", "method": "GET", "path": "/bot/chat/x", "headers": [], "query_string": b""}
     async with app.router.lifespan_context(app):
-        await asyncio.wait_for(app(scope, receive, send), timeout=5)  # type: ignore[arg-type]
+        await asyncio.wait_for(app(scope, receive, send), timeout=5)  # type: ignore[arg-type]  # plain dicts
     assert model.cancelled == 1
     assert sent[0]["status"] == 499
 
