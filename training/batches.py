@@ -1,19 +1,20 @@
-"""Batches of token ids from a weighted mixture of exercises, repeatable from a seed and a position.
+"""Batches of token ids, repeatable from a seed and a position, and shared out to several processes.
 
-A pool of examples is drawn, sorted by length and cut into batches of about as many tokens each, so hardly
-any computation goes into padding. A pool depends on the seed and its own number alone: training that was
-cut short goes on from (pool, batch) without drawing what came before.
+Rows of like length stand together, so hardly any computation goes into padding. What a batch holds depends
+on the seed and the position alone: training that was cut short goes on without drawing what came before, and
+several processes draw the same batch and take a share each.
 """
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
+from handler.contract.prompt import KNOWLEDGE_TAG
 from training.data import Pair
 
 Exercise = Callable[[random.Random], Pair]
@@ -24,21 +25,70 @@ IGNORED: Final = -100
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Token ids, shape (rows, longest); `labels` holds IGNORED where a row has ended, `attention` 0 there."""
+    """Token ids, shape (rows, longest); `labels` holds IGNORED where a row has ended, `attention` 0 there.
+
+    `offered` and `chosen`, of the prompts' shape, are True at the tokens that could have been chosen (the
+    knowledge and its tag) and at those that were: see `chosen_tokens`. Both are False throughout a row whose
+    target stands nowhere in the knowledge.
+    """
 
     prompts: Tensor
     attention: Tensor
     labels: Tensor
+    offered: Tensor
+    chosen: Tensor
     tokens: int
-    """Tokens in it, padding not counted."""
+    """Tokens of prompts and targets, padding not counted."""
+    targets: int
+    """Tokens of targets, padding not counted."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        names = ("prompts", "attention", "labels", "offered", "chosen")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example as token ids, and the ranges of prompt tokens that are `offered` and `chosen` in it."""
+
+    prompt: list[int]
+    target: list[int]
+    offered: range = range(0)
+    chosen: range = range(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where in the sequence of batches training stands: the next batch to take."""
+    """Where in the sequence of batches training stands: the next batch to take, of which pool or epoch."""
 
     pool: int = 0
     batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of each step's rows this process computes, and in how many batches one after another."""
+
+    rank: int = 0
+    of: int = 1
+    accumulation: int = 1
+
+    def split(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Return this process' rows, a list for each batch; every row falls to one batch of one process.
+
+        A batch that would be empty gets a row without a target: it adds nothing to any sum.
+        """
+        parts = self.of * self.accumulation
+        taken = [list(rows[self.rank * self.accumulation + part :: parts]) for part in range(self.accumulation)]
+        return [part or [replace(rows[0], target=[], offered=range(0), chosen=range(0))] for part in taken]
+
+
+class Source(Protocol):
+    """Where a training run takes its batches from."""
+
+    def batches(self, start: Position) -> Iterator[tuple[list[Batch], Position]]:
+        """Yield this process' batches of each step for ever from `start` on, and the position of the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,54 +118,141 @@ class Mixture:
         return exercise(rng)
 
 
-def batches(
-    exercise: Exercise, tokenizer: Tokenizer, shape: BatchShape, seed: int, start: Position
-) -> Iterator[tuple[Batch, Position]]:
-    """Yield batches for ever from `start` on, each with the position of the one after it."""
-    pool, skipped = start.pool, start.batch
-    while True:
-        rng = random.Random(f"{seed}:{pool}")  # a string seeds alike in every process, a tuple would not
-        pairs = [exercise(rng) for _ in range(shape.pool)]
-        cut = collate_all(pairs, tokenizer, shape)
-        rng.shuffle(cut)
-        for number, rows in enumerate(cut[skipped:], start=skipped + 1):
-            following = Position(pool, number) if number < len(cut) else Position(pool + 1, 0)
-            yield collate(rows), following
-        pool, skipped = pool + 1, 0
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A source without end: pools of examples drawn from an exercise, cut into batches of about as many tokens."""
+
+    exercise: Exercise
+    tokenizer: Tokenizer
+    shape: BatchShape
+    seed: int
+    share: Share = Share()
+
+    def batches(self, start: Position) -> Iterator[tuple[list[Batch], Position]]:
+        """See Source."""
+        pool, skipped = start.pool, start.batch
+        while True:
+            rng = random.Random(f"{self.seed}:{pool}")  # a string seeds alike in every process, a tuple would not
+            pairs = [self.exercise(rng) for _ in range(self.shape.pool)]
+            cut = cut_by_tokens(to_rows(pairs, self.tokenizer, self.shape), self.shape.tokens)
+            rng.shuffle(cut)
+            for number, rows in enumerate(cut[skipped:], start=skipped + 1):
+                following = Position(pool, number) if number < len(cut) else Position(pool + 1, 0)
+                yield [collate(part) for part in self.share.split(rows)], following
+            pool, skipped = pool + 1, 0
 
 
-def collate_all(
-    pairs: Sequence[Pair], tokenizer: Tokenizer, shape: BatchShape
-) -> list[list[tuple[list[int], list[int]]]]:
-    """Return `pairs` as token ids, cut into batches of rows of like length; too long a pair is left out."""
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """A source that goes through all rows again and again, `rows_a_step` at a time, in a new order each epoch."""
+
+    rows: Sequence[Row]
+    rows_a_step: int
+    seed: int
+    share: Share = Share()
+    window: int = 64
+    """Steps whose rows are sorted by length together."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps an epoch has."""
+        return -(-len(self.rows) // self.rows_a_step)
+
+    def batches(self, start: Position) -> Iterator[tuple[list[Batch], Position]]:
+        """See Source; a position's pool is the epoch."""
+        epoch, skipped = start.pool, start.batch
+        while True:
+            rng = random.Random(f"{self.seed}:{epoch}")
+            order = rng.sample(range(len(self.rows)), len(self.rows))
+            together = self.rows_a_step * self.window
+            order = [
+                number
+                for first in range(0, len(order), together)
+                for number in sorted(order[first : first + together], key=self._length)
+            ]
+            cut = [order[first : first + self.rows_a_step] for first in range(0, len(order), self.rows_a_step)]
+            rng.shuffle(cut)
+            for number, numbers in enumerate(cut[skipped:], start=skipped + 1):
+                following = Position(epoch, number) if number < len(cut) else Position(epoch + 1, 0)
+                yield [collate(part) for part in self.share.split([self.rows[n] for n in numbers])], following
+            epoch, skipped = epoch + 1, 0
+
+    def _length(self, number: int) -> tuple[int, int]:
+        row = self.rows[number]
+        return len(row.prompt), len(row.target)
+
+
+def to_rows(pairs: Sequence[Pair], tokenizer: Tokenizer, shape: BatchShape) -> list[Row]:
+    """Return `pairs` as token ids; too long a pair is left out."""
     prompts = tokenizer.encode_batch([pair.prompt for pair in pairs])
     targets = tokenizer.encode_batch([pair.target for pair in pairs])
-    rows = [
-        (prompt.ids, target.ids)
-        for prompt, target in zip(prompts, targets, strict=True)
+    return [
+        Row(prompt.ids, target.ids, *chosen_tokens(pair, prompt))
+        for pair, prompt, target in zip(pairs, prompts, targets, strict=True)
         if len(prompt.ids) <= shape.prompt and len(target.ids) <= shape.target
     ]
-    rows.sort(key=lambda row: (len(row[0]), len(row[1])))
-    cut: list[list[tuple[list[int], list[int]]]] = [[]]
+
+
+def cut_by_tokens(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+    """Return `rows`, sorted by length, in batches of at most `tokens` with padding, one row at least."""
+    cut: list[list[Row]] = [[]]
     longest = 0
-    for row in rows:
-        longest = max(longest, len(row[0]) + len(row[1]))
-        if cut[-1] and longest * (len(cut[-1]) + 1) > shape.tokens:
+    for row in sorted(rows, key=lambda row: (len(row.prompt), len(row.target))):
+        longest = max(longest, len(row.prompt) + len(row.target))
+        if cut[-1] and longest * (len(cut[-1]) + 1) > tokens:
             cut.append([])
-            longest = len(row[0]) + len(row[1])
+            longest = len(row.prompt) + len(row.target)
         cut[-1].append(row)
-    return [rows for rows in cut if rows]
+    return [part for part in cut if part]
 
 
-def collate(rows: Sequence[tuple[list[int], list[int]]]) -> Batch:
-    """Return `rows` of (prompt ids, target ids) as one padded batch; the padding's id is 0 and unattended."""
-    prompts, attention = _padded([prompt for prompt, _ in rows], 0)
-    labels, _ = _padded([target for _, target in rows], IGNORED)
-    return Batch(prompts, attention, labels, sum(len(prompt) + len(target) for prompt, target in rows))
+def chosen_tokens(pair: Pair, prompt: Encoding) -> tuple[range, range]:
+    """Return which tokens of the prompt offer an answer, and which of them the target was taken from.
+
+    Offered are the knowledge and its tag. Chosen is the last place in the knowledge where the pair's grounds,
+    or else its target, stand word for word; the tag, where there are no grounds in it. Otherwise both are empty.
+    """
+    nothing = range(0), range(0)
+    tag = pair.prompt.find(KNOWLEDGE_TAG)
+    first = prompt.char_to_token(tag) if tag >= 0 else None
+    if first is None:
+        return nothing
+    offered = range(first, len(prompt.ids) - 1)
+    grounds = pair.target if pair.grounds is None else pair.grounds
+    if not grounds:
+        return offered, range(first, first + 1)
+    start = pair.prompt.rfind(grounds)
+    begins, ends = prompt.char_to_token(max(0, start)), prompt.char_to_token(start + len(grounds) - 1)
+    if start <= tag or begins is None or ends is None:
+        return nothing
+    return offered, range(begins, ends + 1)
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Return `rows` as one padded batch; the padding's id is 0 and unattended."""
+    prompts, attention = _padded([row.prompt for row in rows], 0)
+    labels, _ = _padded([row.target for row in rows], IGNORED)
+    place = torch.arange(prompts.shape[1])
+
+    def marked(ranges: Sequence[range]) -> Tensor:
+        first, last = torch.tensor([[r.start, r.stop] for r in ranges]).T.unsqueeze(-1)
+        inside: Tensor = (place >= first) & (place < last)
+        return inside
+
+    targets = sum(len(row.target) for row in rows)
+    return Batch(
+        prompts,
+        attention,
+        labels,
+        marked([row.offered for row in rows]),
+        marked([row.chosen for row in rows]),
+        sum(len(row.prompt) for row in rows) + targets,
+        targets,
+    )
 
 
 def _padded(rows: Sequence[list[int]], filler: int) -> tuple[Tensor, Tensor]:
-    longest = max(len(row) for row in rows)
+    longest = max(1, *map(len, rows))
     padded = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
     return padded, mask

@@ -36,6 +36,8 @@ class Pair:
 
     prompt: str
     target: str
+    grounds: str | None = None
+    """The part of the knowledge that the target was made from, where it is not a copy of it; "" if there is none."""
 
 
 def read_records(path: Path) -> list[Record]:

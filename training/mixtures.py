@@ -1,12 +1,12 @@
 """From a recipe's list of exercises to one mixture to draw from."""
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from training.batches import Exercise, Mixture
-from training.data import Pair, Record, read_records, to_pair, trim_knowledge
+from training.data import read_records
+from training.grounded import Draw, RecordSource
 from training.tasks import PassageSource, sentence_from_opening, sentence_from_words, span_corruption
 from training.text import read_documents
 
@@ -19,7 +19,7 @@ def build_mixture(entries: Sequence[Mapping[str, Any]], data: Path, text: Sequen
     """Return the mixture of `entries`; a record file is looked up in `data`, exercises on text draw from `text`.
 
     An entry has `exercise` (open, find, span or records), `weight`, and what the exercise takes: `sentences`
-    and `words` at most in a passage; for records `file`, and optionally `instructions` to choose from.
+    and `words` at most in a passage; for records `file`, and what `training.grounded.Draw` has.
     """
     source: PassageSource | None = None
     weighted: list[tuple[float, Exercise]] = []
@@ -56,16 +56,9 @@ _ON_TEXT: Mapping[str, Callable[[PassageSource, Mapping[str, Any]], Exercise]] =
 
 
 def _records(entry: Mapping[str, Any], data: Path) -> Exercise:
-    """Draw from a file of records: passages cut to `words`, the last few turns, one of `instructions`."""
-    records = read_records(data / entry["file"])
-    words, turns = entry["words"], entry.get("turns", 5)
-    instructions = entry.get("instructions", [None])
-
-    def draw(rng: random.Random) -> Pair:
-        record = rng.choice(records)
-        kept = Record(record.turns[-turns:], record.knowledge, record.response, record.answer)
-        if kept.knowledge:
-            kept = trim_knowledge(kept, rng.randint(min(20, words), words), rng)
-        return to_pair(kept, rng.choice(instructions) if kept.knowledge else None)
-
-    return draw
+    options = {key: value for key, value in entry.items() if key not in ("exercise", "file", "weight")}
+    try:
+        draw = Draw(**options)
+    except TypeError as error:
+        raise RecipeError(f"records of {entry['file']}: {error}") from error
+    return RecordSource(read_records(data / entry["file"]), draw)

@@ -3,13 +3,16 @@
 A checkpoint is written beside its place, forced to disk and then renamed: it is whole or not there.
 """
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 STATE: Final = "state.pt"
+OPTIONS: Final = "options.json"
 
 
 class RunFolderError(RuntimeError):
@@ -41,3 +44,28 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     except Exception as error:  # torch raises a dozen kinds for a file that is not its own
         raise RunFolderError(f"{path} cannot be read ({error}); delete the folder to start over") from error
     return state
+
+
+def keep_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Write down what a run was begun with, or check that it goes on with the same.
+
+    Raises RunFolderError naming what differs, and when the folder cannot be written.
+    """
+    path = folder / OPTIONS
+    options = json.loads(json.dumps(options, default=str))
+    try:
+        if path.is_file():
+            begun = json.loads(path.read_text(encoding="utf-8"))
+            for name, value in options.items():
+                if begun.get(name) != value:
+                    raise RunFolderError(
+                        f"{folder} was begun with {name} {begun.get(name)}, not {value}; go on with the same, or"
+                        " choose another folder"
+                    )
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f".{OPTIONS}.half")
+        half.write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
+        half.replace(path)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read or written: {error}") from error

@@ -51,10 +51,10 @@ def record(rng: random.Random) -> dict[str, str]:
 
 
 def write_synthetic(folder: Path, count: int, seed: int) -> None:
-    """Write `count` records to `folder/train.jsonl`, a tenth as many to `dev.jsonl`, and passages to `text.txt`."""
+    """Write `count` records to `folder/train.jsonl`, a tenth to `validation.jsonl`, and passages to `text.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    for name, number in (("train", count), ("dev", max(1, count // 10))):
+    for name, number in (("train", count), ("validation", max(1, count // 10))):
         lines = [json.dumps(record(rng)) for _ in range(number)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     passages = [record(rng)["Knowledge"] for _ in range(count)]

@@ -1,144 +1,239 @@
-"""One training stage: a model, a mixture of exercises, a number of steps; resumable to the same result.
+"""The one training loop: a model, a source of batches, an objective; resumable to the same result.
 
-bf16 autocast where the machine has it, AdamW, warm-up then a linear fall, clipped gradients. Everything that
-decides the next step is in the checkpoint: weights, moments, step and the position in the data.
+AdamW without decay of norms, clipped gradients, bf16 where the machine multiplies in it; one process or several
+(`accelerate launch`, `torchrun`), which share each step's rows and end with the same weights as one. Everything
+that decides the next step is in the checkpoint: weights, moments, step and position in the data. Chance, as
+dropout has it, is seeded by step.
 """
 
-import json
-import time
+import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from accelerate import Accelerator, PartialState
+from torch import Tensor
 from tqdm import tqdm
+from transformers import get_scheduler
 
 from handler.engines.torch_engine import multiplies_in_bf16
-from training.batches import IGNORED, Batch, BatchShape, Exercise, Position, batches
+from training.batches import Batch, Position, Source
+from training.curves import Curves
+from training.losses import Objective
 from training.run_folder import load_state, save_state
 
-LOG: Final = "log.jsonl"
+Validate = Callable[[Any], dict[str, float]]
+"""Measures a model; the result holds `loss`, by which the best is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a stage does. `learning_rate` is the peak, reached after `warmup` steps, falling to `floor` of it."""
+    """What a run does; `learning_rate` is the peak, reached after `warmup` steps."""
 
     steps: int
     learning_rate: float
     warmup: int = 100
+    schedule: str = "warmup_stable_decay"
+    """One of transformers' schedules by name. This one is level until `fall_from` of the steps, then falls to `floor`
+    of the peak."""
     floor: float = 0.05
     fall_from: float = 0.5
-    """The share of the steps after which the rate falls; it is level before."""
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
     max_grad_norm: float = 1.0
     seed: int = 0
     log_every: int = 50
     save_every: int = 250
-    shape: BatchShape = field(default_factory=BatchShape)
+    validate_every: int = 0
+    """0: never."""
+    patience: int = 0
+    """Stop after so many validations without a better loss; 0: never."""
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of `step`, counted from 0."""
-        rising = min(1.0, (step + 1) / max(1, self.warmup))
-        left = (self.steps - step) / max(1.0, self.steps * (1 - self.fall_from))
-        return self.learning_rate * rising * min(1.0, max(self.floor, left))
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    position: Position = field(default_factory=Position)
+    loss: float = math.nan
+    """Of the last step."""
+    best: float = math.inf
+    """The lowest validation loss so far, and how many validations ago it was."""
+    worse_since: int = 0
+
+    def at(self, every: int, plan: Plan) -> bool:
+        """Return whether the step is one of every so many, or the last."""
+        return self.step % every == 0 or self.step == plan.steps
+
+    def finished(self, plan: Plan) -> bool:
+        """Return whether all steps are done, or the validations' patience is at its end."""
+        return self.step >= plan.steps or bool(plan.patience and self.worse_since >= plan.patience)
+
+
+def new_accelerator(precision: str = "auto") -> Accelerator:
+    """Return the accelerator of this process; `precision` is fp32, bf16, or auto: bf16 where it is the faster."""
+    cpu = not torch.accelerator.is_available()  # said outright, or several processes on CPUs would not find each other
+    if precision == "auto":
+        precision = "bf16" if multiplies_in_bf16(PartialState(cpu=cpu).device) else "fp32"
+    return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bf16" else "no")
 
 
 def train(
     model: Any,
-    tokenizer: Tokenizer,
-    exercise: Exercise,
+    source: Source,
+    objective: Objective,
     plan: Plan,
     folder: Path,
+    accelerator: Accelerator,
     *,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> float:
-    """Run `plan` on `model`, in place, from the folder's checkpoint where there is one; return the last loss.
+    validate: Validate | None = None,
+    on_best: Callable[[Any], None] = lambda _: None,
+    on_step: Callable[[int, Any], None] = lambda _step, _model: None,
+) -> Progress:
+    """Run `plan` on `model`, in place, from the folder's checkpoint where there is one; return where it ended.
 
-    Appends to `folder/log.jsonl`. Raises RunFolderError when a checkpoint cannot be written or read.
+    `on_best` gets the model when `validate` has found it better than before, `on_step` after each step, both
+    in the main process alone and before the step's checkpoint is written. Raises RunFolderError when a
+    checkpoint cannot be written or read.
     """
+    model = accelerator.prepare(model)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        _groups(model, plan.weight_decay), lr=plan.learning_rate, betas=plan.betas, fused=True
     )
-    done, position, loss = 0, Position(), float("nan")
+    schedule = _schedule(plan, optimizer)
+    plain = accelerator.unwrap_model(model)
+    progress = Progress()
     if state := load_state(folder):
-        model.load_state_dict(state["model"])
+        plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        done, position, loss = state["step"], Position(*state["position"]), state["loss"]
-    folder.mkdir(parents=True, exist_ok=True)
-    meter = _Meter(folder / LOG)
-    model.train()
-    source = batches(exercise, tokenizer, plan.shape, plan.seed, position)
-    steps = range(done, plan.steps)
-    for step in tqdm(steps, initial=done, total=plan.steps, desc=folder.name, mininterval=5):
-        batch, position = next(source)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
-        loss = _step(model, optimizer, batch, plan, meter)
-        on_step(step + 1)
-        if (step + 1) % plan.log_every == 0 or step + 1 == plan.steps:
-            meter.write(step + 1, plan.rate(step))
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-            save_state(
-                folder,
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                    "position": (position.pool, position.batch),
-                    "loss": loss,
-                },
-            )
-    return loss
+        schedule.load_state_dict(state["schedule"])
+        progress = Progress(**(state["progress"] | {"position": Position(*state["progress"]["position"])}))
+    curves = Curves(folder, progress.step) if accelerator.is_main_process else None
+    steps = source.batches(progress.position)
+    bar = tqdm(
+        total=plan.steps,
+        initial=progress.step,
+        desc=folder.name,
+        mininterval=2,
+        disable=not accelerator.is_main_process,
+    )
+    while not progress.finished(plan):
+        batches, progress.position = next(steps)
+        # One seed a step and process, so that chance does not depend on what ran before.
+        torch.manual_seed(hash((plan.seed, progress.step, accelerator.process_index)))
+        model.train()
+        counts, tokens = _step(model, optimizer, objective, batches, plan, accelerator)
+        rate = schedule.get_last_lr()[0]
+        schedule.step()
+        progress.step += 1
+        progress.loss = counts["loss"][0] / counts["loss"][1]
+        bar.update()
+        bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
+        if curves:
+            curves.add(counts, tokens)
+            if progress.at(plan.log_every, plan):
+                curves.write(progress.step, rate)
+        if validate and plan.validate_every and progress.at(plan.validate_every, plan):
+            model.eval()
+            measured = validate(plain)
+            better = measured["loss"] < progress.best
+            progress.worse_since = 0 if better else progress.worse_since + 1
+            progress.best = min(progress.best, measured["loss"])
+            if curves:
+                curves.validation(progress.step, measured)
+                if better:
+                    on_best(plain)
+        if accelerator.is_main_process:
+            on_step(progress.step, plain)
+        if progress.at(plan.save_every, plan) or progress.finished(plan):
+            if accelerator.is_main_process:
+                _save(folder, plain, optimizer, schedule, progress)
+            accelerator.wait_for_everyone()
+    bar.close()
+    if curves:
+        curves.close()
+    return progress
 
 
-def _step(model: Any, optimizer: torch.optim.Optimizer, batch: Batch, plan: Plan, meter: "_Meter") -> float:
-    with _autocast():
-        output = model(input_ids=batch.prompts, attention_mask=batch.attention, labels=batch.labels)
-    output.loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
+def _step(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    batches: list[Batch],
+    plan: Plan,
+    accelerator: Accelerator,
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Make one step and return the counts and tokens of all processes."""
+    targets = torch.tensor(sum(batch.targets for batch in batches), device=accelerator.device)
+    # Each process' gradient is that of a sum; the processes' mean, times their number, over all targets is the mean.
+    scale = accelerator.num_processes / accelerator.reduce(targets, "sum").clamp(min=1)
+    sums: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches, start=1):
+        batch = batch.to(accelerator.device)
+        with _gathering(accelerator, model, last=number == len(batches)), accelerator.autocast():
+            outcome = objective(model, batch)
+            accelerator.backward(outcome.loss * scale)
+        for name, (value, total) in outcome.counts.items():
+            pair = torch.stack([value.detach().double(), torch.tensor(float(total)).double().to(value.device)])
+            sums[name] = sums.get(name, 0) + pair
+    accelerator.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    loss = float(output.loss.detach())
-    meter.add(batch, output.logits, loss)
-    return loss
+    return _over_processes(sums, accelerator), sum(batch.tokens for batch in batches) * accelerator.num_processes
 
 
-def _autocast() -> AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16, enabled=multiplies_in_bf16(torch.device("cpu")))
+def _gathering(accelerator: Accelerator, model: Any, *, last: bool) -> AbstractContextManager[Any]:
+    """Keep the gradients of all batches of a step but the last in this process."""
+    return nullcontext() if last else accelerator.no_sync(model)
 
 
-class _Meter:
-    """Loss, teacher-forced token accuracy (the copying curve) and tokens a second since it last wrote."""
+def _over_processes(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, tuple[float, float]]:
+    names = sorted(sums)
+    table = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
+    return {name: (number, total) for name, (number, total) in zip(names, table, strict=True)}
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reset()
 
-    def add(self, batch: Batch, logits: torch.Tensor, loss: float) -> None:
-        kept = batch.labels != IGNORED
-        with torch.no_grad():
-            self._right += int((logits.argmax(-1) == batch.labels)[kept].sum())
-        targets = int(kept.sum())
-        self._targets += targets
-        self._loss += loss * targets
-        self._tokens += batch.tokens
+def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters in two groups: matrices, which decay, and norms, which do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
-    def write(self, step: int, rate: float) -> None:
-        row = {
-            "step": step,
-            "loss": round(self._loss / self._targets, 4),
-            "token_accuracy": round(self._right / self._targets, 4),
-            "tokens_per_second": round(self._tokens / (time.perf_counter() - self._since)),
-            "learning_rate": rate,
+
+def _schedule(plan: Plan, optimizer: torch.optim.Optimizer) -> Any:
+    if plan.schedule == "warmup_stable_decay":
+        fall = max(1, round(plan.steps * (1 - plan.fall_from)))
+        warmup = min(plan.warmup, plan.steps - fall)
+        falling = {
+            "num_decay_steps": fall,
+            "num_stable_steps": plan.steps - fall - warmup,
+            "decay_type": "linear",
+            "min_lr_ratio": plan.floor,
         }
-        with self._path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
-        self._reset()
+        return get_scheduler(plan.schedule, optimizer, warmup, scheduler_specific_kwargs=falling)
+    return get_scheduler(plan.schedule, optimizer, plan.warmup, plan.steps)
 
-    def _reset(self) -> None:
-        self._since = time.perf_counter()
-        self._right = self._targets = self._tokens = 0
-        self._loss = 0.0
+
+def _save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, schedule: Any, progress: Progress) -> None:
+    position = progress.position
+    save_state(
+        folder,
+        {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "progress": {
+                "step": progress.step,
+                "position": (position.pool, position.batch),
+                "loss": progress.loss,
+                "best": progress.best,
+                "worse_since": progress.worse_since,
+            },
+        },
+    )

@@ -10,7 +10,7 @@ from training.synthetic import write_synthetic
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder with train.jsonl, dev.jsonl and text.txt."""
+    """A folder with train.jsonl, validation.jsonl and text.txt."""
     write_synthetic(tmp_path / "data", 60, seed=0)
     return tmp_path / "data"
 
@@ -24,7 +24,7 @@ def recipe() -> dict[str, Any]:
         "seed": 3,
         "threads": 1,
         "tokenizer": {"vocabulary": 640, "most_characters": 100_000, "files": ["train.jsonl"]},
-        "model": {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4},
+        "model": {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 4, "num_decoder_layers": 1, "num_heads": 6},
         "stages": [
             {
                 "name": "copy",

@@ -1,0 +1,82 @@
+"""A model folder (config.json, model.safetensors, tokenizer.json): read for training, written whole or not at all."""
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tokenizers import Tokenizer
+from transformers import T5Config, T5ForConditionalGeneration
+from transformers.utils.logging import disable_progress_bar
+
+from handler.contract.archive import MODEL_FILES
+from training.checkpoint import CheckpointError
+from training.run_folder import RunFolderError
+
+# The library's bars for a file read in a second would break the bar of the run.
+disable_progress_bar()  # type: ignore[no-untyped-call]
+
+TOKENIZER: Final = "tokenizer.json"
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_model(folder: Path, config: Path | None = None) -> tuple[Any, Tokenizer]:
+    """Return the model of `folder`, in float32 whatever it is stored in, and its tokenizer.
+
+    `config`, a folder or file, replaces the folder's own config.json. Raises CheckpointError when a file is
+    missing, cannot be read, or the weights are not those of a model of that shape.
+    """
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing; a model folder holds {', '.join(MODEL_FILES)}")
+    try:
+        shape = T5Config.from_pretrained(config or folder)
+        loaded: Any = T5ForConditionalGeneration.from_pretrained(
+            folder, config=shape, dtype=torch.float32, output_loading_info=True
+        )
+        model, found = loaded
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # three libraries, a dozen kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{folder} cannot be loaded: {reason[:300]}") from error
+    wrong = [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]
+    if wrong:
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'} does not fit its config.json at {sorted(map(str, wrong))[0]}"
+        )
+    if tokenizer.get_vocab_size() > shape.vocab_size:
+        raise CheckpointError(
+            f"{folder / TOKENIZER} has {tokenizer.get_vocab_size()} tokens, the model {shape.vocab_size} embeddings"
+        )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return model, tokenizer
+
+
+def save_model(model: Any, tokenizer: Tokenizer, target: Path, precision: str = "fp32") -> Path:
+    """Write `model` to the folder `target` and return it; weights are stored in `precision`, a key of DTYPES.
+
+    Written beside it, loaded again and compared, and only then put in its place. Raises RunFolderError, an
+    earlier folder there untouched, when that fails.
+    """
+    half = target.with_name(f".{target.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    # A copy, since casting the model itself would cost a run that goes on its precision.
+    stored = model if precision == "fp32" else deepcopy(model).to(DTYPES[precision])
+    try:
+        half.mkdir(parents=True)
+        stored.save_pretrained(half)
+        tokenizer.save(str(half / TOKENIZER))
+        again, _ = load_model(half)
+        for (name, kept), read in zip(stored.state_dict().items(), again.state_dict().values(), strict=True):
+            if not torch.equal(kept.float().cpu(), read):
+                raise RunFolderError(f"{half}: {name} is not what was saved")
+        shutil.rmtree(target, ignore_errors=True)
+        half.rename(target)
+    except RunFolderError:
+        raise
+    except Exception as error:  # a full disk is an OSError, a RuntimeError or the writer's own kind
+        shutil.rmtree(half, ignore_errors=True)
+        raise RunFolderError(f"{target} cannot be written ({error}); what stood there is kept") from error
+    return target
