@@ -39,7 +39,7 @@ archive: $(if $(CONVERSION),$(VENV)/.training,$(VENV)/.serving) ## Build model_s
 	@$(ARCHIVE)
 
 train: $(VENV)/.training ## Run all training stages of RECIPE
-	@$(PY) -m training.run training/recipes/$(RECIPE).yaml
+	@PYTHON=$(PY) training/recipes/$(RECIPE).sh
 
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
 	@$(EMBEDDED)

@@ -4,6 +4,7 @@ A made-up place or business gets a handful of facts; the passage states them in 
 for one, so that only reading the passage answers it. It trains nothing worth talking to.
 """
 
+import argparse
 import json
 import random
 from pathlib import Path
@@ -59,3 +60,20 @@ def write_synthetic(folder: Path, count: int, seed: int) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     passages = [record(rng)["Knowledge"] for _ in range(count)]
     (folder / "text.txt").write_text("\n\n".join(passages) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Write made-up data from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.synthetic", description="Write made-up records and text, to try the stages on."
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--count", type=int, default=2000, help="records to train on (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    options = parser.parse_args()
+    write_synthetic(options.output, options.count, options.seed)
+    print(f"wrote {options.count} records to {options.output}")
+
+
+if __name__ == "__main__":
+    main()
