@@ -92,6 +92,10 @@ def main() -> None:
                 check_writable(output)
         table, answers = evaluate(records, options.model, options.engine, options.precision)
         text = json.dumps(_result(options.data, len(records), table))
+        _print_table(table)
+        if page:
+            print(f"samples: {page}")
+        print(text, flush=True)  # before the files: what took long is seen even where the disk has become full
         outputs = {options.json: text + "\n"} if options.json else {}
         if page:
             title = f"{options.model.name} on {options.data.name}"
@@ -99,10 +103,6 @@ def main() -> None:
         write_whole(outputs)
     except (DataError, EngineError, OSError) as error:
         sys.exit(f"evaluate: {error}")
-    _print_table(table)
-    if page:
-        print(f"samples: {page}")
-    print(text)
 
 
 def _result(data: Path, count: int, table: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -75,13 +75,7 @@ def main() -> None:
         places = {split: options.output / name for split, name in FILES.items()}
         for path in (*places.values(), options.output / REPORT):
             check_writable(path)
-        count_tokens = None
-        if options.tokenizer:
-            tokenization = Tokenization(options.tokenizer)
-
-            def count_tokens(text: str) -> int:
-                return len(tokenization.encode(text))
-
+        count_tokens = _counter(options.tokenizer)
         splits = read_source(options)
         reports = {
             split: describe(records, others=splits["train"] if split != "train" else (), count_tokens=count_tokens)
@@ -95,6 +89,13 @@ def main() -> None:
         sys.exit(f"data: {error}")
     print(table(reports))
     print(f"written: {', '.join(str(path) for path in places.values())} and {options.output / REPORT}")
+
+
+def _counter(tokenizer: Path | None) -> Callable[[str], int] | None:
+    if tokenizer is None:
+        return None
+    tokenization = Tokenization(tokenizer)
+    return lambda text: len(tokenization.encode(text))
 
 
 def _passage(record: Record) -> str | tuple[str, ...]:
