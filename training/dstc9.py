@@ -98,13 +98,12 @@ def _turns(log: Any, where: str) -> tuple[str, ...]:
 
 
 def _snippet(snippets: Any, reference: Any, where: str) -> str:
+    """Return the snippet that an entry of a label's `knowledge` refers to, as GODEL's conversion spells it."""
     domain = field(reference, "domain", str, f"{where}, 'knowledge'")
-    names = [domain]
-    for name in ("entity_id", "doc_id"):
-        if not isinstance(reference, dict) or name not in reference:
-            raise DataError(f"{where}, 'knowledge': field {name!r} is missing")
-        names.append(str(reference[name]))
-    _, entity, document = names
+    # Numbers, or "*" for what holds of the whole domain; strings as keys of knowledge.json.
+    entity, document = (
+        str(field(reference, name, object, f"{where}, 'knowledge'")) for name in ("entity_id", "doc_id")
+    )
     try:
         found = snippets[domain][entity]["docs"][document]
     except (KeyError, TypeError, IndexError) as error:

@@ -23,6 +23,10 @@ TEXT = "The sea is blue and deep. The old harbour lies in the north of the town.
         ('{"Context": "a", "Response": "b"}', "line 2: field 'Knowledge' is missing"),
         ('{"Context": 1, "Knowledge": "", "Response": "b"}', "line 2: field 'Context' must be a string"),
         ('{"Context": "a", "Knowledge": "", "Response": " "}', "line 2: field 'Response' is empty"),
+        (
+            r'{"Context": "a", "Knowledge": "\ud800", "Response": "b"}',
+            "line 2: field 'Knowledge' holds half of a surrog",
+        ),
         ('{"Context": " EOS ", "Knowledge": "", "Response": "b"}', "line 2: field 'Context' holds no turn"),
         ('{"Context": "a", "Knowledge": "", "Response": "b", "Answer": 3}', "line 2: field 'Answer' must be a string"),
     ],
