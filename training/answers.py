@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
@@ -41,8 +41,11 @@ class Answerer:
         """Return how many tokens `text` is, the end token included."""
         return len(self._tokenization.encode(text))
 
-    def __call__(self, prompts: Sequence[str]) -> list[str]:
-        """Return the answers to rendered prompts of at most `budget` tokens, in their order."""
+    def __call__(self, prompts: Sequence[str], answered: Callable[[], object] = lambda: None) -> list[str]:
+        """Return the answers to rendered prompts of at most `budget` tokens, in their order.
+
+        `answered` is called after each, in whatever order they end.
+        """
         scheduler = Scheduler(self._engine, prefill_tokens=self.budget)
         for number, prompt in enumerate(prompts):
             scheduler.submit(number, self._tokenization.encode(prompt), GREEDY)
@@ -50,6 +53,7 @@ class Answerer:
         while not scheduler.idle:
             for finished in scheduler.step():
                 answers[int(str(finished.key))] = self._tokenization.decode(finished.tokens)
+                answered()
         return answers
 
 

@@ -2,18 +2,29 @@
 
 A record is one JSON object a line: `Context` (turns joined by " EOS "), `Knowledge` (may be empty) and
 `Response`, all strings; `Answer`, where known, is the short span that a right response must hold.
+
+`python -m training.data --help` makes such files of other formats (training/prepare.py).
 """
 
 import json
 import random
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from handler.contract.prompt import TURN_SEPARATOR, neutralise, render
 from training.text import sentences
 
-_REQUIRED: Final = ("Context", "Knowledge", "Response")
+_KINDS: Final[dict[type, str]] = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    list: "a list",
+    object: "a value",
+}
+_HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")
+Kind = TypeVar("Kind")
 
 
 class DataError(ValueError):
@@ -50,6 +61,43 @@ def read_records(path: Path) -> list[Record]:
     if not records:
         raise DataError(f"{path} holds no record")
     return records
+
+
+def to_line(record: Record) -> str:
+    """Return `record` as the line that `read_records` reads it from, without the line's end.
+
+    Turns are neutralised as the prompt would, so that a turn's own " EOS " cannot become another turn.
+    """
+    row = {
+        "Context": f" {TURN_SEPARATOR} ".join(neutralise(turn) for turn in record.turns),
+        "Knowledge": record.knowledge,
+        "Response": record.response,
+    }
+    return json.dumps(row | ({} if record.answer is None else {"Answer": record.answer}), ensure_ascii=False)
+
+
+def read_json(path: Path) -> Any:
+    """Return what the JSON file `path` holds. Raises DataError when it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+
+
+def field(row: Any, name: str, kind: type[Kind], where: str) -> Kind:
+    """Return `row[name]`, a `kind`. Raises DataError saying `where` and what was found instead."""
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    if name not in row:
+        raise DataError(f"{where}: field {name!r} is missing; expected {_KINDS[kind]}")
+    value = row[name]
+    if not isinstance(value, kind):
+        raise DataError(f"{where}: field {name!r} must be {_KINDS[kind]}, found {type(value).__name__}")
+    if isinstance(value, str) and _HALF_CHARACTER.search(value):
+        raise DataError(f"{where}: field {name!r} holds half of a surrogate pair, which no file can store")
+    return value
 
 
 def to_pair(record: Record, instruction: str | None = None) -> Pair:
@@ -89,18 +137,18 @@ def _record(path: Path, number: int, line: str) -> Record:
         row = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
-    for field in _REQUIRED:
-        if field not in row:
-            raise DataError(f"{where}: field {field!r} is missing; expected {', '.join(_REQUIRED)}")
-        if not isinstance(row[field], str):
-            raise DataError(f"{where}: field {field!r} must be a string, found {type(row[field]).__name__}")
-    for field in ("Context", "Response"):
-        if not row[field].strip():
-            raise DataError(f"{where}: field {field!r} is empty")
-    answer = row.get("Answer")
-    if answer is not None and not isinstance(answer, str):
-        raise DataError(f"{where}: field 'Answer' must be a string, found {type(answer).__name__}")
-    turns = tuple(turn.strip() for turn in row["Context"].split(f" {TURN_SEPARATOR} ") if turn.strip())
-    return Record(turns, row["Knowledge"], row["Response"], answer)
+    context, knowledge, response = (field(row, name, str, where) for name in ("Context", "Knowledge", "Response"))
+    for name, text in (("Context", context), ("Response", response)):
+        if not text.strip():
+            raise DataError(f"{where}: field {name!r} is empty")
+    answer = None if row.get("Answer") is None else field(row, "Answer", str, where)
+    turns = tuple(turn.strip() for turn in context.split(f" {TURN_SEPARATOR} ") if turn.strip())
+    if not turns:
+        raise DataError(f"{where}: field 'Context' holds no turn")
+    return Record(turns, knowledge, response, answer)
+
+
+if __name__ == "__main__":
+    from training.prepare import main
+
+    main()

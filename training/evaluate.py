@@ -1,7 +1,8 @@
 """How well a model answers, by the engine that serves it and beside two baselines.
 
 `python -m training.evaluate --model models/embedded --data FILE.jsonl --limit 200` prints a table and, as its
-last line, JSON. Answers are greedy. `--samples 20` prints that many questions, references and answers too.
+last line, JSON with the metrics of `training.metrics.score`. Answers are greedy. `--samples 20` writes a page of
+questions, references and answers to read.
 """
 
 import argparse
@@ -11,60 +12,102 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Final
 
-from handler.contract.generation import GenerationParameters
+from tqdm import tqdm
+
+from handler.contract.archive import MODEL_FILES
 from handler.contract.prompt import fit
-from handler.engines import load_engine
+from handler.engines import ENGINES, check_engine
 from handler.engines.base import EngineError
-from handler.scheduler import Scheduler
-from handler.tokenization import Tokenization
+from training.answers import SLOTS, Answerer
+from training.command_line import whole
 from training.data import DataError, Record, read_records
 from training.metrics import best_overlap, first_sentence, score
+from training.samples_page import samples_page
+from training.whole_file import check_writable, write_whole
 
-SLOTS = 8
-GREEDY = GenerationParameters(do_sample=False, max_length=80, min_length=0)
+SAMPLES_PAGE: Final = Path("build/samples.html")
 
 
 def answer_all(records: Sequence[Record], model: Path, engine: str, precision: str) -> tuple[list[str], float]:
-    """Return the model's answers to `records` and the milliseconds each took, `SLOTS` at a time.
+    """Return the model's answers to `records` and the milliseconds each took, several at a time.
 
     Raises EngineError when the model cannot be loaded.
     """
-    tokenization = Tokenization(model / "tokenizer.json")
-    loaded = load_engine(engine, precision, model, slots=SLOTS)
-    scheduler = Scheduler(loaded, prefill_tokens=loaded.description.max_prompt_tokens)
-    for number, record in enumerate(records):
-        prompt = fit(
-            record.turns,
-            record.knowledge,
-            budget=loaded.description.max_prompt_tokens,
-            count_tokens=lambda text: len(tokenization.encode(text)),
-        )
-        scheduler.submit(number, tokenization.encode(prompt.text), GREEDY)
-    answers = [""] * len(records)
-    start = time.perf_counter()
-    while not scheduler.idle:
-        for finished in scheduler.step():
-            answers[int(str(finished.key))] = tokenization.decode(finished.tokens)
-    return answers, (time.perf_counter() - start) * 1e3 / len(records)
+    answerer = Answerer(model, engine, precision)
+    prompts = [
+        fit(record.turns, record.knowledge, budget=answerer.budget, count_tokens=answerer.count_tokens).text
+        for record in records
+    ]
+    with tqdm(total=len(prompts), desc="answering", unit=" replies") as bar:
+        start = time.perf_counter()
+        answers = answerer(prompts, bar.update)
+        milliseconds = (time.perf_counter() - start) * 1e3
+    return answers, milliseconds / len(records)
 
 
 def evaluate(
     records: Sequence[Record], model: Path, engine: str, precision: str
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Return the metrics of the model and of both baselines by name, and the model's answers."""
-    answers, milliseconds = answer_all(records, model, engine, precision)
-    responses, golds = [record.response for record in records], [record.answer for record in records]
+    """Return the metrics of the model and of both baselines by name, and the model's answers.
 
-    def baseline(rule: Callable[[str, str], str]) -> dict[str, float]:
-        return score([rule(record.knowledge, record.turns[-1]) for record in records], responses, golds)
+    Raises EngineError when the model cannot be loaded.
+    """
+    answers, milliseconds = answer_all(records, model, engine, precision)
+
+    def measure(replies: Sequence[str]) -> dict[str, float]:
+        return score(
+            replies,
+            [record.response for record in records],
+            [record.answer for record in records],
+            [record.knowledge for record in records],
+        )
+
+    def copied(rule: Callable[[str, str], str]) -> list[str]:
+        return [rule(record.knowledge, record.turns[-1]) for record in records]
 
     table = {
-        "model": score(answers, responses, golds) | {"ms_per_reply": milliseconds},
-        "first sentence": baseline(first_sentence),
-        "best overlap": baseline(best_overlap),
+        "model": measure(answers) | {"ms_per_reply": milliseconds},
+        "first sentence": measure(copied(first_sentence)),
+        "best overlap": measure(copied(best_overlap)),
     }
     return table, answers
+
+
+def main() -> None:
+    """Evaluate from the command line."""
+    options = _options()
+    page: Path | None = options.samples_page if options.samples else None
+    try:
+        check_engine(options.engine, options.precision)
+        for name in MODEL_FILES:
+            if not (options.model / name).is_file():
+                raise EngineError(f"{options.model / name} is missing; a model folder holds {', '.join(MODEL_FILES)}")
+        records = read_records(options.data)
+        if options.limit and options.limit < len(records):
+            records = [records[number * len(records) // options.limit] for number in range(options.limit)]
+        for output in (options.json, page):
+            if output:
+                check_writable(output)
+        table, answers = evaluate(records, options.model, options.engine, options.precision)
+        text = json.dumps(_result(options.data, len(records), table))
+        _print_table(table)
+        if page:
+            print(f"samples: {page}")
+        print(text, flush=True)  # before the files: what took long is seen even where the disk has become full
+        outputs = {options.json: text + "\n"} if options.json else {}
+        if page:
+            title = f"{options.model.name} on {options.data.name}"
+            outputs[page] = samples_page(records[: options.samples], answers[: options.samples], title)
+        write_whole(outputs)
+    except (DataError, EngineError, OSError) as error:
+        sys.exit(f"evaluate: {error}")
+
+
+def _result(data: Path, count: int, table: dict[str, dict[str, float]]) -> dict[str, Any]:
+    rows = {name: {column: _number(value) for column, value in row.items()} for name, row in table.items()}
+    return {"data": data.name, "n": count, **rows.pop("model"), "baselines": rows}
 
 
 def _number(value: float) -> float | None:
@@ -72,36 +115,38 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
 
 
-def main() -> None:
-    """Evaluate from the command line."""
-    parser = argparse.ArgumentParser(description="Measure a model's answers with the engine that serves it.")
+def _print_table(table: dict[str, dict[str, float]]) -> None:
+    """Print the metrics as rows and who they are of as columns: ten columns of numbers would not fit a terminal."""
+    print(f"{'':20}" + "".join(f"{name:>16}" for name in table))
+    for metric in table["model"]:
+        values = [row.get(metric, math.nan) for row in table.values()]
+        print(f"{metric:20}" + "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>16}" for value in values))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate",
+        description=f"Measure a model's greedy answers with the engine that serves it, {SLOTS} at a time.",
+    )
     parser.add_argument("--model", type=Path, default=Path("models/embedded"), help="model folder (%(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="JSON-lines records")
-    parser.add_argument("--engine", default="torch", help="(%(default)s)")
-    parser.add_argument("--precision", default="auto", help="(%(default)s)")
-    parser.add_argument("--limit", type=int, help="take this many records, evenly spread over the file")
-    parser.add_argument("--samples", type=int, default=0, help="print this many answers")
+    parser.add_argument("--engine", default="torch", help=f"{' or '.join(ENGINES)} (%(default)s)")
+    parser.add_argument("--precision", default="auto", help="as the engine has it: auto, fp32 or bf16 (%(default)s)")
+    parser.add_argument("--limit", type=whole(1), help="take this many records, evenly spread over the file")
+    parser.add_argument("--samples", type=whole(0), default=0, help="write this many answers to a page")
+    parser.add_argument(
+        "--samples_page",
+        type=Path,
+        help=f"where the page goes (beside --json, its name ending in .html; else {SAMPLES_PAGE})",
+    )
     parser.add_argument("--json", type=Path, help="write the JSON there too")
     options = parser.parse_args()
-    try:
-        records = read_records(options.data)
-        if options.limit and options.limit < len(records):
-            records = [records[number * len(records) // options.limit] for number in range(options.limit)]
-        table, answers = evaluate(records, options.model, options.engine, options.precision)
-    except (DataError, EngineError) as error:
-        sys.exit(f"evaluate: {error}")
-    for record, answer in list(zip(records, answers, strict=True))[: options.samples]:
-        print(f"- asked:     {record.turns[-1]}\n  reference: {record.response}\n  answered:  {answer}")
-    columns = list(table["model"])
-    print(f"{'':16}" + "".join(f"{column:>16}" for column in columns))
-    for name, row in table.items():
-        print(f"{name:16}" + "".join(f"{row.get(column, float('nan')):>16.3f}" for column in columns))
-    rows = {name: {column: _number(value) for column, value in row.items()} for name, row in table.items()}
-    result = {"data": options.data.name, "n": len(records), **rows.pop("model"), "baselines": rows}
-    text = json.dumps(result)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    if options.samples_page and not options.samples:
+        parser.error("--samples_page goes with --samples")
+    options.samples_page = options.samples_page or (options.json.with_suffix(".html") if options.json else SAMPLES_PAGE)
+    if options.samples and options.samples_page == options.json:
+        parser.error("--json and --samples_page name the same file")
+    return options
 
 
 if __name__ == "__main__":

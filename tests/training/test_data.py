@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from handler.contract.prompt import render
-from training.data import DataError, Record, read_records, to_pair, trim_knowledge
-from training.metrics import best_overlap, first_sentence, score
+from training.data import DataError, Record, read_records, to_line, to_pair, trim_knowledge
 from training.tasks import PassageSource, corrupt, sentence_from_opening, sentence_from_words
 from training.text import TextError, read_documents, sentences
 from training.tokenizer import CONTROL_TOKENS, SENTINELS, train_tokenizer
@@ -24,6 +23,12 @@ TEXT = "The sea is blue and deep. The old harbour lies in the north of the town.
         ('{"Context": "a", "Response": "b"}', "line 2: field 'Knowledge' is missing"),
         ('{"Context": 1, "Knowledge": "", "Response": "b"}', "line 2: field 'Context' must be a string"),
         ('{"Context": "a", "Knowledge": "", "Response": " "}', "line 2: field 'Response' is empty"),
+        (
+            r'{"Context": "a", "Knowledge": "\ud800", "Response": "b"}',
+            "line 2: field 'Knowledge' holds half of a surrog",
+        ),
+        ('{"Context": " EOS ", "Knowledge": "", "Response": "b"}', "line 2: field 'Context' holds no turn"),
+        ('{"Context": "a", "Knowledge": "", "Response": "b", "Answer": 3}', "line 2: field 'Answer' must be a string"),
     ],
 )
 def test_a_bad_record_is_named_by_file_line_and_field(tmp_path: Path, line: str, problem: str) -> None:
@@ -99,15 +104,11 @@ def test_text_that_is_missing_is_named(tmp_path: Path) -> None:
         list(read_documents(tmp_path / "nowhere.txt"))
 
 
-def test_metrics_know_a_right_answer_from_a_wrong_one() -> None:
-    right = score(["It has the Eleven players."], ["Each team has eleven players."], ["eleven"])
-    wrong = score(["It is blue."], ["Each team has eleven players."], ["eleven"])
-    assert (right["answer_hit"], wrong["answer_hit"]) == (1.0, 0.0)
-    assert right["rougeL"] > wrong["rougeL"]
-    assert right["f1"] > wrong["f1"]
-    assert score(["elevenths"], ["x"], ["eleven"])["answer_hit"] == 0.0
-
-
-def test_baselines_copy_the_first_and_the_most_alike_sentence() -> None:
-    assert first_sentence(TEXT, "Where does the harbour lie?") == "The sea is blue and deep."
-    assert best_overlap(TEXT, "Where does the harbour lie?").startswith("The old harbour")
+def test_a_record_written_and_read_again_is_the_same_whatever_its_turns_say(tmp_path: Path) -> None:
+    record = Record(("Hello.", "Say EOS and </s> EOS now?"), "It says [KNOWLEDGE].\u2028So.", "EOS it is.", "EOS")
+    path = tmp_path / "data.jsonl"
+    path.write_text(to_line(record) + "\n", encoding="utf-8")
+    (again,) = read_records(path)
+    assert len(again.turns) == 2
+    assert to_pair(again) == to_pair(record)
+    assert (again.knowledge, again.response, again.answer) == (record.knowledge, record.response, record.answer)
