@@ -4,8 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 
+from training.model import new_model
+from training.model_folder import save_model
 from training.synthetic import write_synthetic
+from training.tokenizer import read_texts, train_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _own_accelerator() -> None:
+    """Let each test choose its precision, as each process of its own would."""
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture
@@ -28,6 +38,7 @@ def recipe() -> dict[str, Any]:
         "stages": [
             {
                 "name": "copy",
+                "choice_weight": 0.5,
                 "plan": plan | {"steps": 4},
                 "shape": shape,
                 "mixture": [
@@ -37,6 +48,7 @@ def recipe() -> dict[str, Any]:
             },
             {
                 "name": "answer",
+                "choice_weight": 0.5,
                 "plan": plan | {"steps": 8},
                 "shape": shape,
                 "mixture": [
@@ -46,3 +58,13 @@ def recipe() -> dict[str, Any]:
             },
         ],
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of a few thousand random weights, circuits in place, with its own tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_synthetic(folder / "data", 60, seed=0)
+    tokenizer = train_tokenizer(read_texts([folder / "data" / "train.jsonl"], 100_000), 640)
+    model = new_model(tokenizer, seed=0, d_model=32, d_kv=8, d_ff=32, num_layers=4, num_decoder_layers=2, num_heads=6)
+    return save_model(model, tokenizer, folder / "model")

@@ -19,7 +19,7 @@ from handler.engines.torch_engine import TorchEngine
 from handler.tokenization import Tokenization
 from training.archive import build_archive, is_stale
 from training.checkpoint import CheckpointError, resolve_checkpoint
-from training.run import run
+from training.pretrain import pretrain
 
 INPUTS: dict[str, str] = {"engine": "torch", "precision": "fp32", "name": "godel", "version": "1.0"}
 
@@ -27,7 +27,7 @@ INPUTS: dict[str, str] = {"engine": "torch", "precision": "fp32", "name": "godel
 @pytest.fixture
 def model(tmp_path: Path, data: Path, recipe: dict[str, Any]) -> Path:
     recipe["stages"] = []
-    return run(recipe, data=data, text=[], folder=tmp_path / "run")
+    return pretrain(recipe, data=data, text=[], folder=tmp_path / "run")
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, model: Path) -> None:

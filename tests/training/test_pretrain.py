@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from training.curves import PICTURE, read_log
 from training.data import read_records
 from training.evaluate import evaluate
 from training.mixtures import RecipeError, build_mixture
-from training.run import run
-from training.run_folder import STATE, RunFolderError, load_state, save_state
-from training.train import Plan
+from training.pretrain import pretrain
+from training.run_folder import STATE, RunFolderError, keep_options, load_state, save_state
 
 
 class Killed(BaseException):
@@ -22,17 +22,29 @@ class Killed(BaseException):
 def test_a_recipe_gives_a_model_folder_that_the_engine_serves(
     tmp_path: Path, data: Path, recipe: dict[str, Any]
 ) -> None:
-    model = run(recipe, data=data, text=[data / "text.txt"], folder=tmp_path / "run")
+    model = pretrain(recipe, data=data, text=[data / "text.txt"], folder=tmp_path / "run")
     table, answers = evaluate(read_records(data / "validation.jsonl"), model, "torch", "fp32")
     assert len(answers) == 6
     assert 0.0 <= table["model"]["answer_hit"] <= 1.0
     assert table["first sentence"]["answer_hit"] > 0.0
 
 
+def test_a_run_leaves_its_curves_as_lines_a_picture_and_for_tensorboard(
+    tmp_path: Path, data: Path, recipe: dict[str, Any]
+) -> None:
+    pretrain(recipe, data=data, text=[data / "text.txt"], folder=tmp_path / "run")
+    stage = tmp_path / "run" / "2-answer"
+    rows = read_log(stage)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert all(row["loss"] > 0 and 0 <= row["choice_accuracy"] <= 1 for row in rows)
+    assert (stage / PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert list((stage / "tensorboard").iterdir())
+
+
 def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(
     tmp_path: Path, data: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unbroken = run(recipe, data=data, text=[data / "text.txt"], folder=tmp_path / "unbroken")
+    unbroken = pretrain(recipe, data=data, text=[data / "text.txt"], folder=tmp_path / "unbroken")
     for step in (2, 7, 9):  # within the first stage, within the second, after its last checkpoint but one
         folder = tmp_path / f"killed-at-{step}"
         steps = 0
@@ -48,11 +60,19 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(
         with monkeypatch.context() as patch:
             patch.setattr(torch.nn.utils, "clip_grad_norm_", kill)
             with pytest.raises(Killed):
-                run(recipe, data=data, text=[data / "text.txt"], folder=folder)
-        resumed = run(recipe, data=data, text=[data / "text.txt"], folder=folder)
+                pretrain(recipe, data=data, text=[data / "text.txt"], folder=folder)
+        resumed = pretrain(recipe, data=data, text=[data / "text.txt"], folder=folder)
         before, after = load_file(unbroken / "model.safetensors"), load_file(resumed / "model.safetensors")
         for name, tensor in before.items():
             torch.testing.assert_close(after[name], tensor)
+        without_speed = [
+            [
+                {key: value for key, value in row.items() if key != "tokens_per_second"}
+                for row in read_log(run / "2-answer")
+            ]
+            for run in (tmp_path / "unbroken", folder)
+        ]
+        assert without_speed[0] == without_speed[1]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
@@ -77,14 +97,18 @@ def test_a_broken_checkpoint_is_named_and_not_taken_for_a_whole_one(tmp_path: Pa
         load_state(tmp_path)
 
 
+def test_a_run_goes_on_only_with_the_options_it_was_begun_with(tmp_path: Path) -> None:
+    keep_options(tmp_path, {"learning_rate": 0.1, "train_file": Path("a.jsonl")})
+    keep_options(tmp_path, {"learning_rate": 0.1, "train_file": Path("a.jsonl")})
+    with pytest.raises(RunFolderError, match=r"begun with learning_rate 0\.1, not 0\.2"):
+        keep_options(tmp_path, {"learning_rate": 0.2, "train_file": Path("a.jsonl")})
+
+
 def test_an_unknown_exercise_is_refused_by_name(data: Path) -> None:
     with pytest.raises(RecipeError, match="'juggle'"):
         build_mixture([{"exercise": "juggle", "weight": 1}], data, [])
 
 
-def test_the_learning_rate_rises_stays_level_and_falls_to_its_floor() -> None:
-    plan = Plan(steps=100, learning_rate=1.0, warmup=10, fall_from=0.5, floor=0.1)
-    assert plan.rate(0) == pytest.approx(0.1)
-    assert plan.rate(30) == 1.0
-    assert plan.rate(75) == pytest.approx(0.5)
-    assert plan.rate(99) == pytest.approx(0.1)
+def test_an_unknown_option_of_records_is_refused_by_name(data: Path) -> None:
+    with pytest.raises(RecipeError, match="'wrods'"):
+        build_mixture([{"exercise": "records", "file": "train.jsonl", "weight": 1, "wrods": 3}], data, [])

@@ -1,0 +1,128 @@
+"""The circuits in the first weights: an untrained model already chooses the sentence with the question's words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from training.batches import BatchShape, chosen_tokens, collate, to_rows
+from training.data import Pair, Record, read_records, to_pair
+from training.losses import choice_loss, choice_scores, predict
+from training.model import new_model
+
+# As long as sentences of an encyclopaedia are: the circuit collects matches over some 24 tokens.
+SENTENCES = (
+    "The library by the old harbour opens at nine in the morning and closes late on most days of the week.",
+    "Anna Berg has for more than twenty years now run the bakery that stands on the corner of River Street.",
+    "Every one of the visitors may pay with a card or with a cheque, but nobody has been able to use cash there.",
+    "High over the castle hangs a golden clock, made by two brothers from the south when the town was still small.",
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """The embedded model's."""
+    return Tokenizer.from_file("models/embedded/tokenizer.json")
+
+
+QUESTIONS = (
+    "When does the library open, at what hour of the morning?",
+    "Who runs the bakery?",
+    "May visitors pay by cheque?",
+    "What golden thing hangs over the castle?",
+)
+
+
+def chosen_sentence(model: Any, tokenizer: Tokenizer, question: str) -> int:
+    """Return the number of the sentence whose tokens the encoder scores highest on average."""
+    scores = []
+    for target in SENTENCES:
+        pair = to_pair(Record((question,), " ".join(SENTENCES), target), "qa")
+        batch = collate(to_rows([pair], tokenizer, BatchShape()))
+        with torch.no_grad():
+            encoded = predict(model.eval(), batch).encoder_last_hidden_state
+        scores.append(float(choice_scores(encoded, batch.offered)[batch.chosen].mean()))
+    return scores.index(max(scores))
+
+
+def test_an_untrained_model_chooses_the_sentence_with_the_questions_words(tokenizer: Tokenizer) -> None:
+    shape = {"d_model": 256, "d_kv": 32, "d_ff": 64, "num_layers": 4, "num_decoder_layers": 2, "num_heads": 8}
+    right = {
+        circuits: sum(
+            chosen_sentence(model, tokenizer, question) == number for number, question in enumerate(QUESTIONS)
+        )
+        for circuits in (True, False)
+        for model in [new_model(tokenizer, seed=1, circuits=circuits, **shape)]
+    }
+    assert right[True] >= 3 > right[False]
+
+
+def test_a_model_too_small_for_the_circuits_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="need 4 encoder layers"):
+        new_model(tokenizer, seed=1, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=1, num_heads=6)
+
+
+def test_the_chosen_tokens_are_those_of_the_target_within_the_knowledge(tokenizer: Tokenizer) -> None:
+    pair = to_pair(Record((SENTENCES[1],), " ".join(SENTENCES), SENTENCES[1]), "qa")
+    encoding = tokenizer.encode(pair.prompt)
+    offered, chosen = chosen_tokens(pair, encoding)
+    assert tokenizer.decode([encoding.ids[index] for index in chosen]) == SENTENCES[1]
+    assert chosen.start > offered.start  # the same words in the question are not meant
+    assert encoding.tokens[offered.start].strip() == "[KNOWLEDGE]"
+
+
+@pytest.mark.parametrize(
+    ("grounds", "expected"), [("", "[KNOWLEDGE]"), (SENTENCES[2], SENTENCES[2]), ("Not in it.", ""), (None, "")]
+)
+def test_what_a_target_was_made_from_is_chosen_in_its_place(
+    tokenizer: Tokenizer, grounds: str | None, expected: str
+) -> None:
+    prompt = to_pair(Record(("How do I pay?",), " ".join(SENTENCES), "By card."), "qa").prompt
+    encoding = tokenizer.encode(prompt)
+    _, chosen = chosen_tokens(Pair(prompt, "By card or cheque.", grounds), encoding)
+    text = tokenizer.decode([encoding.ids[index] for index in chosen], skip_special_tokens=False)
+    assert text.strip() == expected
+
+
+def test_the_choice_loss_is_nought_only_when_all_probability_lies_evenly_on_the_chosen() -> None:
+    chosen = torch.tensor([[False, True, True, False]])
+    even = torch.tensor([[-50.0, 0.0, 0.0, -50.0]])
+    uneven = torch.tensor([[-50.0, 4.0, 0.0, -50.0]])
+    elsewhere = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
+    assert float(choice_loss(even, chosen)) == pytest.approx(0.0, abs=1e-5)
+    assert float(choice_loss(uneven, chosen)) > 0.1
+    assert float(choice_loss(elsewhere, chosen)) == pytest.approx(0.6931, abs=1e-3)
+    assert float(choice_loss(even, torch.zeros_like(chosen))) == 0.0
+
+
+def test_records_on_one_passage_are_drawn_as_a_dialogue_or_with_a_wrong_passage(data: Path) -> None:
+    import random
+
+    from training.grounded import REFUSALS, Draw, RecordSource
+
+    twins = [
+        Record(("When does it open?",), " ".join(SENTENCES), SENTENCES[0], "nine"),
+        Record(("Who runs it?",), " ".join(SENTENCES), SENTENCES[1], "Anna Berg"),
+    ]
+    dialogue = RecordSource(twins, Draw(words=60, dialogue=1.0))(random.Random(0))
+    assert " EOS " in dialogue.prompt
+    assert all(question in dialogue.prompt for question in ("When does it open?", "Who runs it?"))
+    others = read_records(data / "train.jsonl")
+    refused = RecordSource([*twins, *others], Draw(words=60, unanswerable=1.0))(random.Random(0))
+    assert refused.target in REFUSALS
+    assert refused.grounds == ""
+
+
+def test_a_passage_among_others_stays_whole_and_is_what_the_answer_is_grounded_in(data: Path) -> None:
+    import random
+
+    from training.grounded import Draw, RecordSource
+
+    records = read_records(data / "train.jsonl")
+    source = RecordSource(records, Draw(words=400, among=4))
+    for seed in range(5):
+        pair = source(random.Random(seed))
+        assert pair.grounds
+        assert pair.grounds in pair.prompt

@@ -1,0 +1,220 @@
+"""Fine-tuning by GODEL's command line: what its flags mean, what it leaves behind, what it refuses."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.answers import Answerer
+from training.curves import read_log
+from training.data import DataError
+from training.dataset import find_splits
+from training.finetune import finetune, to_rows
+from training.finetune_options import BASE_MODEL, Options, parse
+from training.model_folder import load_model
+from training.run_folder import RunFolderError
+
+SEED_LINE = (
+    "--dataset_name data/dstc9_dataset.py --output_dir out --per_device_train_batch_size 16"
+    " --per_device_eval_batch_size 16 --max_target_length 128 --max_length 512 --num_train_epochs 50"
+    " --save_steps 10000 --num_beams 5 --exp_name wow-test --preprocessing_num_workers 24 --save_every_checkpoint"
+)
+
+
+def options(model: Path, data: Path, output: Path, **more: object) -> Options:
+    """Return the options of a run of two epochs of eight steps on a few dozen records."""
+    line = {
+        "model_name_or_path": model,
+        "dataset_name": data,
+        "output_dir": output,
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 2,
+        "learning_rate": 0.003,
+        "max_target_length": 40,
+        "max_eval_records": 2,
+        "precision": "fp32",
+        "logging_steps": 1,
+        **more,
+    }
+    return parse([part for name, value in line.items() for part in _flag(name, value)])
+
+
+def _flag(name: str, value: object) -> list[str]:
+    return [f"--{name}"] if value is True else [f"--{name}", str(value)]
+
+
+def free_port() -> int:
+    """Return a port that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_log(folder) if "loss" in row]
+
+
+def test_the_command_line_of_godel_is_taken_as_it_is() -> None:
+    read = parse(SEED_LINE.split())
+    assert read.model_name_or_path == BASE_MODEL
+    assert (read.num_train_epochs, read.num_beams, read.save_steps) == (50, 5, 10_000)
+    assert read.save_every_checkpoint
+    assert not read.no_kb
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("--output_dir out", "say what to train on"),
+        ("--output_dir out --dataset_name d --num_train_epochs 0", "0 is less than 1"),
+        ("--output_dir out --dataset_name d --learning_rate -1", "-1 is not above 0"),
+        ("--output_dir out --dataset_name d --lr_scheduler_type wavy", "invalid choice: 'wavy'"),
+        ("--output_dir out --train_file a.jsonl --early_stopping_patience 2", "needs validation records"),
+        ("--output_dir out --dataset_name d --learning_rat 1 --frobnicate", "frobnicate"),
+    ],
+)
+def test_a_wrong_flag_is_refused_by_name(line: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(line.split())
+    assert stopped.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_run_leaves_the_last_model_the_best_one_and_the_checkpoints_asked_for(
+    tmp_path: Path, data: Path, tiny_model: Path
+) -> None:
+    output = tmp_path / "run"
+    finetune(options(tiny_model, data, output, save_steps=5, save_every_checkpoint=True))
+    folders = {path.parent.name for path in output.glob("*/model.safetensors")}
+    assert folders == {
+        "model", "best", "checkpoint-5", "checkpoint-10", "checkpoint-15", "checkpoint-epoch-1", "checkpoint-epoch-2"
+    }  # fmt: skip
+    assert losses(output)[-1] < losses(output)[0]
+    validations = [row for row in read_log(output) if "validation_loss" in row]
+    assert [row["step"] for row in validations] == [8, 16]
+    assert all(0 <= row["validation_rougeL"] <= 1 for row in validations)
+    assert Answerer(output / "model", precision="fp32")(["Instruction: x [CONTEXT] Hello"])
+
+
+def test_accumulated_batches_train_as_one_batch_of_their_size(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    finetune(options(tiny_model, data, tmp_path / "one"))
+    finetune(options(tiny_model, data, tmp_path / "four", per_device_train_batch_size=2, gradient_accumulation_steps=4))
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    finetune(options(tiny_model, data, tmp_path / "one"))
+    line = options(tiny_model, data, tmp_path / "two", per_device_train_batch_size=4)
+    flags = [
+        part
+        for name in ("model_name_or_path", "dataset_name", "output_dir", "per_device_train_batch_size",
+                     "num_train_epochs", "learning_rate", "max_target_length", "max_eval_records", "precision",
+                     "logging_steps")
+        for part in (f"--{name}", str(getattr(line, name)))
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    command += ["--master_port", str(free_port())]
+    done = subprocess.run(
+        [*command, "-m", "training.finetune", *flags], capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 process(es) on cpu" in done.stdout
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
+    one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_low_rank_adapters_are_merged_into_a_whole_model(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    finetune(options(tiny_model, data, tmp_path / "run", lora_rank=2, gradient_checkpointing=True, num_train_epochs=1))
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "run" / "model"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.endswith(("q.weight", "v.weight")) for name in changed)
+
+
+def test_training_stops_when_validation_no_longer_improves(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    output = tmp_path / "run"
+    finetune(options(tiny_model, data, output, num_train_epochs=30, learning_rate=1.0, early_stopping_patience=2))
+    validations = [row["validation_loss"] for row in read_log(output) if "validation_loss" in row]
+    assert len(validations) < 30
+    assert min(validations) not in validations[-2:]
+    assert (output / "model" / "model.safetensors").is_file()
+
+
+def test_without_knowledge_the_prompts_hold_none(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    with_it = finetune(options(tiny_model, data, tmp_path / "with", max_train_steps=1))
+    without = finetune(options(tiny_model, data, tmp_path / "without", max_train_steps=1, no_kb=True))
+    rates = [read_log(model.parent)[0]["loss"] for model in (with_it, without)]
+    assert rates[0] != rates[1]
+
+
+def test_a_prompt_too_long_is_cut_as_the_gateway_cuts_it(tiny_model: Path) -> None:
+    from training.data import Record
+
+    _, tokenizer = load_model(tiny_model)
+    record = Record(("An old turn that can go.", "When does it open?"), "It opens at nine. " * 60, "At nine. " * 40)
+    (row,) = to_rows([record], tokenizer, 60, 10)
+    text = tokenizer.decode(row.prompt, skip_special_tokens=False)
+    assert len(row.prompt) <= 60
+    assert "When does it open?" in text
+    assert "[KNOWLEDGE]" in text
+    assert "An old turn" not in text
+    assert len(row.target) == 10
+    assert row.target[-1] == tokenizer.token_to_id("</s>")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_checkpoint_file_is_named(
+    tmp_path: Path, data: Path, tiny_model: Path, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import finetune as stage
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_model.iterdir():
+        if path.name != missing:
+            (broken / path.name).write_bytes(path.read_bytes())
+    arguments = ["--model_name_or_path", str(broken), "--dataset_name", str(data), "--output_dir", str(tmp_path / "o")]
+    monkeypatch.setattr(sys, "argv", ["finetune", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        stage.main()
+    assert str(stopped.value).startswith("finetune: ")
+    assert missing.split(".")[0] in str(stopped.value)
+
+
+def test_a_run_is_not_resumed_with_other_options(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    finetune(options(tiny_model, data, tmp_path / "run", max_train_steps=1))
+    with pytest.raises(RunFolderError, match=r"learning_rate 0\.003, not 0\.1"):
+        finetune(options(tiny_model, data, tmp_path / "run", max_train_steps=1, learning_rate=0.1))
+
+
+def test_data_is_found_by_the_names_godel_and_this_project_give_it(tmp_path: Path) -> None:
+    for name in ("dstc9_train.jsonl", "dstc9_val.jsonl", "other_train.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    assert find_splits(str(tmp_path / "dstc9_dataset.py"), None, {}) == {
+        "train": tmp_path / "dstc9_train.jsonl",
+        "validation": tmp_path / "dstc9_val.jsonl",
+    }
+    with pytest.raises(DataError, match=r"dstc9_train\.jsonl, other_train\.jsonl; name the one"):
+        find_splits(str(tmp_path), None, {})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.jsonl").write_text("{}\n")
+    assert find_splits(str(tmp_path), "mine", {}) == {"train": tmp_path / "mine" / "train.jsonl"}
+    with pytest.raises(DataError, match="not a data set of a hub"):
+        find_splits("wizard_of_wikipedia", None, {})
+    with pytest.raises(DataError, match="there is no file"):
+        find_splits(None, None, {"train": tmp_path / "nowhere.jsonl"})
+
+
+def test_options_that_decide_the_result_are_kept_beside_it(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    finetune(options(tiny_model, data, tmp_path / "run", max_train_steps=1))
+    kept = json.loads((tmp_path / "run" / "options.json").read_text())
+    assert kept["learning_rate"] == 0.003
+    assert kept["dataset_name"] == str(data)
