@@ -21,14 +21,20 @@ class Curves:
     Rows hold means over the steps since the row before; a validation's names begin with `validation_`.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Go on after `step`: rows beyond it, of a run that was killed after its last checkpoint, are dropped."""
+    def __init__(self, folder: Path, step: int, gathered: dict[str, tuple[float, float]] | None = None) -> None:
+        """Go on after `step` with what was `gathered` then; rows of a run killed beyond it are dropped."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._rows = [row for row in read_log(folder) if row["step"] <= step]
         (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._reset()
+        self.add(gathered or {}, 0)
+
+    @property
+    def gathered(self) -> dict[str, tuple[float, float]]:
+        """What has been added since the last row, by name: the sum and of how many."""
+        return {name: (number, self._totals[name]) for name, number in self._sums.items()}
 
     def add(self, counts: dict[str, tuple[float, float]], tokens: int) -> None:
         """Take in a step's counts, each a sum and of how many, and its tokens."""

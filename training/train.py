@@ -9,7 +9,7 @@ dropout has it, is seeded by step.
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +106,14 @@ def train(
     )
     schedule = _schedule(plan, optimizer)
     plain = accelerator.unwrap_model(model)
-    progress = Progress()
+    progress, gathered = Progress(), None
     if state := load_state(folder):
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         progress = Progress(**(state["progress"] | {"position": Position(*state["progress"]["position"])}))
-    curves = Curves(folder, progress.step) if accelerator.is_main_process else None
+        gathered = state["gathered"]
+    curves = Curves(folder, progress.step, gathered) if accelerator.is_main_process else None
     steps = source.batches(progress.position)
     bar = tqdm(
         total=plan.steps,
@@ -150,8 +151,8 @@ def train(
         if accelerator.is_main_process:
             on_step(progress.step, plain)
         if progress.at(plan.save_every, plan) or progress.finished(plan):
-            if accelerator.is_main_process:
-                _save(folder, plain, optimizer, schedule, progress)
+            if curves:
+                _save(folder, plain, optimizer, schedule, progress, curves.gathered)
             accelerator.wait_for_everyone()
     bar.close()
     if curves:
@@ -220,20 +221,22 @@ def _schedule(plan: Plan, optimizer: torch.optim.Optimizer) -> Any:
     return get_scheduler(plan.schedule, optimizer, plan.warmup, plan.steps)
 
 
-def _save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, schedule: Any, progress: Progress) -> None:
-    position = progress.position
+def _save(
+    folder: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    schedule: Any,
+    progress: Progress,
+    gathered: dict[str, tuple[float, float]],
+) -> None:
+    position = (progress.position.pool, progress.position.batch)
     save_state(
         folder,
         {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
-            "progress": {
-                "step": progress.step,
-                "position": (position.pool, position.batch),
-                "loss": progress.loss,
-                "best": progress.best,
-                "worse_since": progress.worse_since,
-            },
+            "progress": asdict(progress) | {"position": position},
+            "gathered": gathered,
         },
     )
