@@ -1,10 +1,15 @@
 """A tiny recipe on synthetic data: what the training tests run."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
+import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from training.model import new_model
 from training.model_folder import save_model
@@ -68,3 +73,32 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(read_texts([folder / "data" / "train.jsonl"], 100_000), 640)
     model = new_model(tokenizer, seed=0, d_model=32, d_kv=8, d_ff=32, num_layers=4, num_decoder_layers=2, num_heads=6)
     return save_model(model, tokenizer, folder / "model")
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, tiny_model: Path) -> Path:
+    """The tiny model's weights as the hub has such: a pickle of tensors, a SentencePiece model, added tokens."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    shutil.copy(tiny_model / "config.json", folder)
+    state = load_file(tiny_model / "model.safetensors")
+    state |= {f"{side}.embed_tokens.weight": state["shared.weight"] for side in ("encoder", "decoder")}
+    torch.save(state | {"lm_head.weight": state["shared.weight"]}, folder / "pytorch_model.bin")
+    text = folder / "text.txt"
+    text.write_text("The sea is blue and deep. The old harbour lies in the north of the town.\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    pieces = processor.get_piece_size() + 100  # T5 appends its hundred sentinels
+    (folder / "added_tokens.json").write_text(json.dumps({"EOS": pieces, "<PAD>": pieces + 1}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 100}))
+    return folder

@@ -2,15 +2,11 @@
 
 import json
 import pickle
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
-import torch
-from safetensors.torch import load_file
 
 from handler.contract.archive import ArchiveError, read_metadata
 from handler.contract.prompt import FORMAT_VERSION
@@ -101,35 +97,6 @@ def test_an_archive_of_another_format_is_refused(tmp_path: Path, model: Path) ->
             target.writestr(name, content)
     with pytest.raises(ArchiveError, match="prompt format 99"):
         read_metadata(tmp_path / "b.mar")
-
-
-@pytest.fixture
-def hub_folder(tmp_path: Path, model: Path) -> Path:
-    """The same weights as the hub has them: a pickle of tensors, a SentencePiece model, added tokens."""
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    shutil.copy(model / "config.json", folder)
-    state = load_file(model / "model.safetensors")
-    state |= {f"{side}.embed_tokens.weight": state["shared.weight"] for side in ("encoder", "decoder")}
-    torch.save(state | {"lm_head.weight": state["shared.weight"]}, folder / "pytorch_model.bin")
-    text = folder / "text.txt"
-    text.write_text("The sea is blue and deep. The old harbour lies in the north of the town.\n" * 20)
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=60,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
-    pieces = processor.get_piece_size() + 100  # T5 appends its hundred sentinels
-    (folder / "added_tokens.json").write_text(json.dumps({"EOS": pieces, "<PAD>": pieces + 1}))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 100}))
-    return folder
 
 
 def test_a_checkpoint_as_the_hub_has_it_is_converted(tmp_path: Path, hub_folder: Path) -> None:

@@ -130,6 +130,17 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path, data: P
         torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-3)
 
 
+def test_a_checkpoint_laid_out_like_the_hubs_is_fine_tuned(tmp_path: Path, data: Path, hub_folder: Path) -> None:
+    model = finetune(options(hub_folder, data, tmp_path / "run", max_train_steps=3))
+    assert {path.name for path in model.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    before, after = (
+        load_file(tmp_path / "run" / "converted" / "model.safetensors"),
+        load_file(model / "model.safetensors"),
+    )
+    assert not torch.equal(before["shared.weight"], after["shared.weight"])
+    assert Answerer(model, precision="fp32")(["The sea is blue."])
+
+
 def test_low_rank_adapters_are_merged_into_a_whole_model(tmp_path: Path, data: Path, tiny_model: Path) -> None:
     finetune(options(tiny_model, data, tmp_path / "run", lora_rank=2, gradient_checkpointing=True, num_train_epochs=1))
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "run" / "model"))
