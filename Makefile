@@ -39,6 +39,7 @@ archive: $(if $(CONVERSION),$(VENV)/.training,$(VENV)/.serving) ## Build model_s
 	@$(ARCHIVE)
 
 train: $(VENV)/.training ## Run all training stages of RECIPE
+	@[ -x training/recipes/$(RECIPE).sh ] || { echo "make: there is no recipe $(RECIPE); choose of:" $(basename $(notdir $(wildcard training/recipes/*.sh))) >&2; exit 1; }
 	@PYTHON=$(PY) training/recipes/$(RECIPE).sh
 
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests

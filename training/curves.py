@@ -11,8 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 LOG: Final = "log.jsonl"
 PICTURE: Final = "curves.png"
-_LOSS: Final = "loss"
-_UNDRAWN: Final = frozenset({"step", "tokens_per_second", "learning_rate"})
+_LOSSES: Final = frozenset({"loss", "divergence"})
+_UNDRAWN: Final = frozenset({"step", "tokens_per_second", "learning_rate", "words_per_reply", "bleu"})
 
 
 class Curves:
@@ -91,15 +91,17 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw losses on one panel, every other measure (all between 0 and 1) on another, over steps."""
+    """Draw losses on one panel and shares, which lie between 0 and 1, on another, over steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, shares = figure.subplots(1, 2)
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in _UNDRAWN))
-    for name in names:
+    for name in dict.fromkeys(name for row in rows for name in row):
+        plain = name.removeprefix("validation_")
+        if plain in _UNDRAWN:
+            continue
         points = [(row["step"], row[name]) for row in rows if name in row]
-        panel = losses if name.removeprefix("validation_") == _LOSS else shares
+        panel = losses if plain in _LOSSES else shares
         panel.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="." if len(points) < 40 else None)
     for panel, title in ((losses, "loss a token"), (shares, "share right")):
         panel.set(xlabel="step", title=title)
