@@ -19,8 +19,7 @@ def build_mixture(entries: Sequence[Mapping[str, Any]], data: Path, text: Sequen
     """Return the mixture of `entries`; a record file is looked up in `data`, exercises on text draw from `text`.
 
     An entry has `exercise` (open, find, span or records), `weight`, and what the exercise takes: `sentences`
-    and `words` at most in a passage, for find also `short` and `inflected` (see `sentence_from_words`); for
-    records `file`, and what `training.grounded.Draw` has.
+    and `words` at most in a passage; for records `file`, and what `training.grounded.Draw` has.
     """
     source: PassageSource | None = None
     weighted: list[tuple[float, Exercise]] = []
@@ -42,10 +41,7 @@ def _open(source: PassageSource, entry: Mapping[str, Any]) -> Exercise:
 
 
 def _find(source: PassageSource, entry: Mapping[str, Any]) -> Exercise:
-    short, inflected = entry.get("short", False), entry.get("inflected", 0.0)
-    return lambda rng: sentence_from_words(
-        source, rng, entry["sentences"], entry["words"], short=short, inflected=inflected
-    )
+    return lambda rng: sentence_from_words(source, rng, entry["sentences"], entry["words"])
 
 
 def _span(source: PassageSource, entry: Mapping[str, Any]) -> Exercise:

@@ -33,9 +33,6 @@ _FRAMES: Final = (
 )
 _INSTRUCTIONS: Final = ("qa", "qa", "qa", "grounded")
 _TRIES: Final = 50
-_SHORT: Final = 14
-"""Words of a short sentence at most."""
-_FEWEST: Final = 3
 
 
 class PassageSource:
@@ -77,20 +74,6 @@ class PassageSource:
                 last -= 1
         return parts[first:last], chosen - first
 
-    def short_statements(self, rng: random.Random, most_sentences: int, most_words: int) -> tuple[list[str], int]:
-        """Return three sentences or more of one paragraph, each short, and the index of one: as bots' owners write."""
-        for _ in range(_TRIES * _TRIES):
-            parts = [
-                part
-                for part in sentences(self.paragraph(rng))
-                if self._least <= len(part.split()) <= _SHORT and part[-1] in ".!?"
-            ][:most_sentences]
-            while sum(len(part.split()) for part in parts) > most_words:
-                parts.pop()
-            if len(parts) >= _FEWEST:
-                return parts, rng.randrange(len(parts))
-        raise ValueError("the text holds hardly any paragraph of short sentences")
-
 
 def sentence_from_opening(source: PassageSource, rng: random.Random, most_sentences: int, most_words: int) -> Pair:
     """Ask for the sentence that begins with the cue."""
@@ -99,39 +82,18 @@ def sentence_from_opening(source: PassageSource, rng: random.Random, most_senten
     return _ask(" ".join(words[: rng.randint(1, max(1, min(5, len(words) // 2)))]), passage, asked, rng)
 
 
-def sentence_from_words(
-    source: PassageSource,
-    rng: random.Random,
-    most_sentences: int,
-    most_words: int,
-    *,
-    short: bool = False,
-    inflected: float = 0.0,
-) -> Pair:
-    """Ask for the sentence that holds the cue's words, framed as a question or a request now and then.
-
-    The passage is made of `short` statements if so asked. Each word of the cue is in another form with
-    probability `inflected`: "open" asks for "opens".
-    """
-    draw = source.short_statements if short else source.passage
-    passage, asked = draw(rng, most_sentences, most_words)
+def sentence_from_words(source: PassageSource, rng: random.Random, most_sentences: int, most_words: int) -> Pair:
+    """Ask for the sentence that holds the cue's words, framed as a question or a request now and then."""
+    passage, asked = source.passage(rng, most_sentences, most_words)
     words = [word.strip("\"'()[],.;:!?") for word in passage[asked].split()]
     telling = [index for index, word in enumerate(words) if len(word) > 3] or list(range(len(words)))
     kept = rng.sample(telling, min(len(telling), rng.randint(2, 6)))
     if rng.random() < 0.8:
         kept.sort()
-    cue = " ".join(other_form(words[index]) if rng.random() < inflected else words[index] for index in kept)
+    cue = " ".join(words[index] for index in kept)
     if rng.random() < 0.2:
         cue = cue.lower()
     return _ask(rng.choice(_FRAMES).format(cue=cue), passage, asked, rng)
-
-
-def other_form(word: str) -> str:
-    """Return an English word with an inflection taken off or put on, by rule: "opens" to "open", "dog" to "dogs"."""
-    for ending, other in (("ies", "y"), ("ing", ""), ("ed", ""), ("s", "")):
-        if word.endswith(ending) and not word.endswith("ss") and len(word) > len(ending) + 2:
-            return word.removesuffix(ending) + other
-    return word + ("es" if word.endswith("s") else "s")
 
 
 def span_corruption(source: PassageSource, rng: random.Random, most_words: int, *, share: float = 0.15) -> Pair:

@@ -126,18 +126,3 @@ def test_a_passage_among_others_stays_whole_and_is_what_the_answer_is_grounded_i
         pair = source(random.Random(seed))
         assert pair.grounds
         assert pair.grounds in pair.prompt
-
-
-def test_short_statements_are_asked_for_by_words_in_another_form(data: Path) -> None:
-    import random
-
-    from training.tasks import PassageSource, other_form, sentence_from_words
-
-    assert [other_form(word) for word in ("opens", "dog", "parties", "opening", "closed", "glass")] == [
-        "open", "dogs", "party", "open", "clos", "glasses"
-    ]  # fmt: skip
-    source = PassageSource((data / "text.txt").read_text().split("\n\n"))
-    pair = sentence_from_words(source, random.Random(1), 4, 60, short=True, inflected=1.0)
-    statements = pair.prompt.split("[KNOWLEDGE] ")[1]
-    assert pair.target in statements
-    assert len(pair.target.split()) <= 14
