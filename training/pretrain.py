@@ -24,6 +24,7 @@ from training.run_folder import RunFolderError
 from training.text import TextError
 from training.tokenizer import read_texts, train_tokenizer
 from training.train import Plan, new_accelerator, train
+from training.whole_file import write_whole
 
 
 def pretrain(recipe: Mapping[str, Any], *, data: Path, text: list[Path], folder: Path) -> Path:
@@ -55,10 +56,7 @@ def _tokenizer(settings: Mapping[str, Any], data: Path, text: list[Path], folder
     if not path.is_file():
         files = [data / name for name in settings["files"]] + text
         tokenizer = train_tokenizer(read_texts(files, settings["most_characters"]), settings["vocabulary"])
-        folder.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f".{TOKENIZER}.half")
-        tokenizer.save(str(half))
-        half.replace(path)
+        write_whole({path: tokenizer.to_str()})
     return Tokenizer.from_file(str(path))
 
 

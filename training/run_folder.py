@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import torch
 
+from training.whole_file import write_whole
+
 STATE: Final = "state.pt"
 OPTIONS: Final = "options.json"
 
@@ -63,9 +65,6 @@ def keep_options(folder: Path, options: Mapping[str, Any]) -> None:
                         " choose another folder"
                     )
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f".{OPTIONS}.half")
-        half.write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
-        half.replace(path)
+        write_whole({path: json.dumps(options, indent=1) + "\n"})
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read or written: {error}") from error
