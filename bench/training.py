@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 
 from bench.machine import machine
@@ -120,6 +121,8 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(options.rounds):
         for name, run in contenders.items():
+            # Each chooses its precision, which accelerate otherwise fixes once a process.
+            AcceleratorState._reset_state(True)
             times = run()
             share = (len(times) - WARM_UP) / len(times)  # of the rows, which go on at the same mean length
             rates[name].append(tokens * share / (times[-1] - times[WARM_UP - 1]))
