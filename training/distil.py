@@ -171,6 +171,8 @@ def main() -> None:
         model = distil(options)
     except (CheckpointError, DataError, EngineError, OSError, RecipeError, RunFolderError, TextError) as error:
         sys.exit(f"distil: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit("distil: stopped; the same command goes on from the last saved state")
     if PartialState().is_main_process:
         print(f"model: {model}; serve it with `make serve MODEL={model}`")
 

@@ -167,6 +167,8 @@ def main() -> None:
         model = finetune(options)
     except (CheckpointError, DataError, RunFolderError, OSError) as error:
         sys.exit(f"finetune: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit("finetune: stopped; the same command goes on from the last saved state")
     if PartialState().is_main_process:
         print(f"model: {model}; serve it with `make serve MODEL={model}`")
 

@@ -78,6 +78,8 @@ def main() -> None:
         model = pretrain(recipe, data=data, text=text, folder=folder)
     except (DataError, RecipeError, RunFolderError, TextError, OSError, ValueError, yaml.YAMLError) as error:
         sys.exit(f"pretrain: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit("pretrain: stopped; the same command goes on from the last saved state")
     except (KeyError, TypeError) as error:
         sys.exit(f"pretrain: {options.recipe}: {error}")
     print(f"trained: {model}")
