@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from handler.contract.archive import MODEL_FILES
+from handler.contract.archive import CHECKPOINT_FILES
 from handler.contract.prompt import TURN_SEPARATOR
 
 _HUB_FILES: Final = (
-    *MODEL_FILES,
+    *CHECKPOINT_FILES,
     "pytorch_model.bin",
     "spiece.model",
     "added_tokens.json",
@@ -26,7 +26,7 @@ class CheckpointError(RuntimeError):
 
 
 def resolve_checkpoint(model: str, scratch: Path) -> Path:
-    """Return a folder with MODEL_FILES for `model`, a folder or a hub name; made in `scratch` where it must be.
+    """Return a folder with CHECKPOINT_FILES for `model`, a folder or a hub name; made in `scratch` where it must be.
 
     Raises CheckpointError.
     """
@@ -37,7 +37,7 @@ def resolve_checkpoint(model: str, scratch: Path) -> Path:
                 f"there is no checkpoint folder {model}, and it is no hub name like owner/name; say which with MODEL="
             )
         folder = _fetch(model)
-    if all((folder / name).is_file() for name in MODEL_FILES):
+    if all((folder / name).is_file() for name in CHECKPOINT_FILES):
         return folder
     scratch.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").is_file():
@@ -50,7 +50,7 @@ def resolve_checkpoint(model: str, scratch: Path) -> Path:
 
 def source_files(folder: Path) -> list[Path]:
     """Return the files that a checkpoint made from `folder` depends on."""
-    names = MODEL_FILES if all((folder / name).is_file() for name in MODEL_FILES) else _HUB_FILES
+    names = CHECKPOINT_FILES if all((folder / name).is_file() for name in CHECKPOINT_FILES) else _HUB_FILES
     return [folder / name for name in names if (folder / name).is_file()]
 
 

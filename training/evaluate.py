@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from handler.contract.archive import MODEL_FILES
+from handler.contract.archive import CHECKPOINT_FILES
 from handler.contract.prompt import fit
 from handler.engines import ENGINES, check_engine
 from handler.engines.base import EngineError
@@ -81,9 +81,9 @@ def main() -> None:
     page: Path | None = options.samples_page if options.samples else None
     try:
         check_engine(options.engine, options.precision)
-        for name in MODEL_FILES:
+        for name in CHECKPOINT_FILES:
             if not (options.model / name).is_file():
-                raise EngineError(f"{options.model / name} is missing; a model folder holds {', '.join(MODEL_FILES)}")
+                raise EngineError(f"{options.model / name} is missing; a model folder holds {', '.join(CHECKPOINT_FILES)}")
         records = read_records(options.data)
         if options.limit and options.limit < len(records):
             records = [records[number * len(records) // options.limit] for number in range(options.limit)]

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
-from handler.contract.archive import MODEL_FILES
+from handler.contract.archive import CHECKPOINT_FILES
 from training.checkpoint import CheckpointError
 from training.run_folder import RunFolderError
 
@@ -27,9 +27,9 @@ def load_model(folder: Path, config: Path | None = None) -> tuple[Any, Tokenizer
     `config`, a folder or file, replaces the folder's own config.json. Raises CheckpointError when a file is
     missing, cannot be read, or the weights are not those of a model of that shape.
     """
-    for name in MODEL_FILES:
+    for name in CHECKPOINT_FILES:
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing; a model folder holds {', '.join(MODEL_FILES)}")
+            raise CheckpointError(f"{folder / name} is missing; a model folder holds {', '.join(CHECKPOINT_FILES)}")
     try:
         shape = T5Config.from_pretrained(config or folder)
         loaded: Any = T5ForConditionalGeneration.from_pretrained(

@@ -9,9 +9,26 @@ from handler.contract.prompt import FORMAT_VERSION
 
 METADATA: Final = "metadata.json"
 MODEL_FOLDER: Final = "model"
-TOKENIZER: Final = f"{MODEL_FOLDER}/tokenizer.json"
-MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
-"""The files of MODEL_FOLDER, which are also those of a checkpoint folder."""
+TOKENIZER_FILE: Final = "tokenizer.json"
+TOKENIZER: Final = f"{MODEL_FOLDER}/{TOKENIZER_FILE}"
+CHECKPOINT_FILES: Final = ("config.json", "model.safetensors", TOKENIZER_FILE)
+"""What a checkpoint folder holds."""
+ONNX_FILES: Final = (
+    "config.json",
+    "encoder.onnx",
+    "decoder.onnx",
+    "embedding.npy",
+    "encoder_bias.npy",
+    "decoder_bias.npy",
+    TOKENIZER_FILE,
+)
+"""What `training.export` makes of a checkpoint for the engine onnx: both graphs, the embedding in float16, shape
+(vocabulary, d_model), and the position biases by bucket, shape (buckets, heads)."""
+
+
+def model_files(engine: str) -> tuple[str, ...]:
+    """Return the files of MODEL_FOLDER in an archive for `engine`."""
+    return ONNX_FILES if engine == "onnx" else CHECKPOINT_FILES
 
 
 _ADVICE: Final = "build it again with `make archive`"
@@ -34,12 +51,13 @@ def read_metadata(archive: Path) -> dict[str, Any]:
         raise ArchiveError(f"{archive} does not exist; build it with `make archive`") from error
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ArchiveError(f"{archive} is no model archive ({error}); {_ADVICE}") from error
-    wanted = {f"{MODEL_FOLDER}/{file}" for file in MODEL_FILES} | {"godel_handler.py", "MAR-INF/MANIFEST.json"}
-    if not wanted <= names:
-        raise ArchiveError(f"{archive} lacks {min(wanted - names)}; {_ADVICE}")
     if not isinstance(metadata, dict) or metadata.get("format_version") != FORMAT_VERSION:
         found = metadata.get("format_version") if isinstance(metadata, dict) else "none"
         raise ArchiveError(f"{archive} has prompt format {found}, this version speaks {FORMAT_VERSION}; {_ADVICE}")
+    files = model_files(str(metadata.get("engine")))
+    wanted = {f"{MODEL_FOLDER}/{file}" for file in files} | {"godel_handler.py", "MAR-INF/MANIFEST.json"}
+    if not wanted <= names:
+        raise ArchiveError(f"{archive} lacks {min(wanted - names)}; {_ADVICE}")
     return metadata
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from handler.engines.base import Engine, EngineError
 
-ENGINES: Final = {"torch": ("auto", "fp32", "bf16"), "echo": ("auto",)}
+ENGINES: Final = {"onnx": ("auto", "int8", "int4"), "torch": ("auto", "fp32", "bf16"), "echo": ("auto",)}
 """The engines by name, and the precisions each accepts."""
 
 
@@ -26,7 +26,7 @@ def load_engine(engine: str, precision: str, model_dir: Path, **options: Any) ->
     """Return the engine called `engine` over the checkpoint folder `model_dir`, ready to run.
 
     `options` are `slots`, `device` ("cpu" or "gpu"), `gpu_id`, `threads`, `max_prompt_tokens` and
-    `max_new_tokens`, as `TorchEngine` documents them. Raises EngineError, or TypeError for another option.
+    `max_new_tokens`, as `OnnxEngine` documents them. Raises EngineError, or TypeError for another option.
     """
     check_engine(engine, precision)
     if engine == "echo":
@@ -34,6 +34,10 @@ def load_engine(engine: str, precision: str, model_dir: Path, **options: Any) ->
 
         vocabulary = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["vocab_size"]
         return EchoEngine(vocabulary=vocabulary, slots=options["slots"])
+    if engine == "onnx":
+        from handler.engines.onnx_engine import OnnxEngine
+
+        return OnnxEngine(model_dir, precision=precision, **options)
     from handler.engines.torch_engine import TorchEngine
 
     return TorchEngine(model_dir, precision=precision, **options)

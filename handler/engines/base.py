@@ -1,7 +1,8 @@
 """The engine port. An engine knows token ids; nothing of text, HTTP, bots or TorchServe.
 
 An engine holds `slots` requests at once. `encode` reads a prompt into a free slot, `step` feeds one token
-to each named slot and returns the logits of the next, `release` frees a slot. The promise that makes
+to each named slot and returns the logits of the next, `release` frees a slot; `extend` and `rewind` try several
+tokens at once and take back those that were wrong. The promise that makes
 batching safe: the logits of a slot depend on its own prompt and tokens alone, never on its neighbours.
 """
 
@@ -30,6 +31,8 @@ class EngineDescription:
     max_prompt_tokens: int
     max_new_tokens: int
     max_beams: int
+    draft_tokens: int
+    """How many tokens beyond the one that is due it pays to `extend` by; 0 where it does not."""
     vocabulary: int
     eos_token_id: int
     decoder_start_token_id: int
@@ -52,6 +55,17 @@ class Engine(Protocol):
 
         The first token of a slot is the decoder's start token. The array may be reused by the next call.
         """
+        ...
+
+    def extend(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed several tokens to `slot`, the only live one; return their logits, shape (len(tokens), vocabulary).
+
+        Row i has the bits that `step` would give after feeding tokens[: i + 1] one by one.
+        """
+        ...
+
+    def rewind(self, slot: int, count: int) -> None:
+        """Forget the last `count` tokens fed to `slot`, as if they had never been."""
         ...
 
     def release(self, slot: int) -> None:

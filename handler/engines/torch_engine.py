@@ -74,6 +74,7 @@ class TorchEngine:
             max_prompt_tokens=max_prompt_tokens,
             max_new_tokens=max_new_tokens,
             max_beams=1,
+            draft_tokens=0,  # attention runs slot by slot and token by token: a draft would save nothing
             vocabulary=geometry.vocabulary,
             eos_token_id=geometry.eos_token_id,
             decoder_start_token_id=geometry.decoder_start_token_id,
@@ -144,6 +145,19 @@ class TorchEngine:
         logits = linear(hidden, self._weights.head)[: len(slots)]
         result: NDArray[np.float32] = logits.float().cpu().numpy()
         return result
+
+    def extend(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed several tokens to `slot`, one by one; return their logits, shape (len(tokens), vocabulary)."""
+        return np.concatenate([self.step([slot], [token]) for token in tokens])
+
+    def rewind(self, slot: int, count: int) -> None:
+        """Forget the last `count` tokens fed to `slot`."""
+        self._slots[slot].position -= count
+
+    def cross_attention(self, slot: int) -> NDArray[np.float32]:
+        """Return the keys and values of `slot`'s prompt, shape (layers, 2, heads, prompt, d_kv)."""
+        keys_and_values: NDArray[np.float32] = self._slots[slot].cross.float().cpu().numpy()
+        return keys_and_values
 
     def release(self, slot: int) -> None:
         """Free `slot` and the cross keys and values it held."""

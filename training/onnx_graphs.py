@@ -1,0 +1,211 @@
+"""T5's encoder and one step of its decoder as ONNX graphs, with the operators ONNX Runtime is fast in on a CPU.
+
+`encoder_graph` reads one prompt and gives every decoder layer's cross-attention keys and values in 8 bits;
+`decoder_graph` feeds tokens to the live rows over caches that stay where they are. What each input means is
+told where they are filled: handler/engines/onnx_engine.py. Operators of the domain com.microsoft are documented in
+ONNX Runtime's docs/ContribOperators.md.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from handler.engines.t5_geometry import T5Geometry
+from handler.engines.torch_weights import T5Weights
+from training.quantization import BLOCKS, by_block, by_channel
+
+_OPSETS: Final = {"": 23, "com.microsoft": 1}
+_IR_VERSION: Final = 11
+HEAD_BITS: Final = 8
+"""The head decides between tokens that are nearly alike: it keeps 8 bits whatever the decoder has."""
+
+
+class _Graph:
+    """Nodes and constants, named as they come."""
+
+    def __init__(self, geometry: T5Geometry) -> None:
+        self.geometry = geometry
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def constant(self, value: Any) -> str:
+        name = f"constant_{len(self.constants)}"
+        array = value.detach().float().numpy() if hasattr(value, "detach") else np.asarray(value)
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def input(self, name: str, kind: int, shape: list[str | int]) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def output(self, name: str, kind: int, shape: list[str | int]) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def node(self, operator: str, *inputs: str, outputs: int | list[str] = 1, domain: str = "", **attributes: Any) -> Any:
+        """Add a node; return its output's name, or a list of names where there are several."""
+        names = outputs if isinstance(outputs, list) else [f"value_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(operator, list(inputs), names, domain=domain, **attributes))
+        return names[0] if len(names) == 1 else names
+
+    def norm(self, hidden: str, weight: Any) -> str:
+        """Root mean square norm, no mean, no bias."""
+        return str(
+            self.node("SimplifiedLayerNormalization", hidden, self.constant(weight), epsilon=self.geometry.epsilon)
+        )
+
+    def add_and_norm(self, hidden: str, branch: str, weight: Any) -> tuple[str, str]:
+        """Return (hidden + branch, its norm), one operator."""
+        names = [f"value_{len(self.nodes)}_{part}" for part in ("normed", "sum")]
+        inputs = [hidden, branch, self.constant(weight)]
+        outputs = [names[0], "", "", names[1]]
+        epsilon = self.geometry.epsilon
+        self.nodes.append(
+            helper.make_node(
+                "SkipSimplifiedLayerNormalization", inputs, outputs, domain="com.microsoft", epsilon=epsilon
+            )
+        )
+        return names[1], names[0]
+
+    def model(self, metadata: dict[str, str]) -> ModelProto:
+        graph = helper.make_graph(self.nodes, "t5", self.inputs, self.outputs, self.constants)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="godel-serve")
+        helper.set_model_props(model, metadata)
+        return model
+
+
+def encoder_graph(
+    geometry: T5Geometry, weights: T5Weights, cross_scales: NDArray[np.float32], metadata: dict[str, str]
+) -> ModelProto:
+    """Return the encoder and the cross-attention's key and value projections.
+
+    Activations are quantised a tensor at a time, as the prompt comes; weights by output channel. `cross_scales`,
+    shape (decoder_layers * 2 * inner,), is what one step of the 8-bit keys and values stands for.
+    """
+    graph = _Graph(geometry)
+
+    def linear(hidden: str, weight: Any, steps: NDArray[np.float32] | None = None) -> str:
+        values, scales = by_channel(weight.float().numpy())
+        if steps is not None:
+            scales = scales / steps
+        names = [graph.constant(values), graph.constant(scales), graph.constant(np.zeros(len(scales), np.int8))]
+        return str(graph.node("DynamicQuantizeMatMul", hidden, *names, domain="com.microsoft"))
+
+    hidden = graph.input("embeddings", TensorProto.FLOAT, [1, "length", geometry.d_model])
+    bias = graph.input("bias", TensorProto.FLOAT, [1, geometry.heads, "length", "length"])
+    thirds = graph.constant([geometry.inner] * 3)
+    normed = graph.norm(hidden, weights.encoder[0][0].norm)
+    next_norms = [attention.norm for attention, _ in weights.encoder[1:]] + [weights.encoder_norm]
+    for (attention, feed_forward), next_norm in zip(weights.encoder, next_norms, strict=True):
+        query, key, value = graph.node("Split", linear(normed, attention.query_key_value), thirds, outputs=3, axis=-1)
+        mixed = graph.node(
+            "Attention", query, key, value, bias, q_num_heads=geometry.heads, kv_num_heads=geometry.heads, scale=1.0
+        )
+        hidden, normed = graph.add_and_norm(hidden, linear(mixed, attention.output), feed_forward.norm)
+        inner = graph.node("Relu", linear(normed, feed_forward.inner))
+        hidden, normed = graph.add_and_norm(hidden, linear(inner, feed_forward.output), next_norm)
+    # The projection's own scales carry the division by the steps, so that what it gives need only be rounded.
+    steps = linear(normed, weights.cross_key_value, cross_scales)
+    rounded = graph.node("QuantizeLinear", steps, graph.constant(np.float32(1)), graph.constant(np.int8(0)))
+    shape = graph.constant([-1, geometry.decoder_layers * 2, geometry.heads, geometry.d_kv])
+    split = graph.node("Reshape", rounded, shape)
+    graph.node("Transpose", split, perm=[1, 2, 0, 3], outputs=["cross"])
+    graph.output(
+        "cross", TensorProto.INT8, [geometry.decoder_layers * 2, geometry.heads, "length", geometry.d_kv]
+    )
+    return graph.model(metadata)
+
+
+def decoder_graph(
+    geometry: T5Geometry, weights: T5Weights, cross_scales: NDArray[np.float32], bits: int, metadata: dict[str, str]
+) -> ModelProto:
+    """Return one step of the decoder, with linear layers in `bits` bits and the head in HEAD_BITS.
+
+    Its rows do not see each other: norms and products work row by row, activations are quantised in blocks
+    within a row, and attention runs over each row's own length.
+    """
+    graph = _Graph(geometry)
+    heads, width = geometry.heads, geometry.d_kv
+
+    def linear(hidden: str, weight: Any, bits: int = bits) -> str:
+        values, scales = by_block(weight.float().numpy(), bits)
+        outputs, inputs = weight.shape
+        return str(
+            graph.node(
+                "MatMulNBits",
+                hidden,
+                graph.constant(values),
+                graph.constant(scales),
+                domain="com.microsoft",
+                K=inputs,
+                N=outputs,
+                bits=bits,
+                block_size=BLOCKS[bits],
+                accuracy_level=4,  # activations in 8 bits
+            )
+        )
+
+    def attend(inputs: list[str], caches: list[str], kind: int, capacity: str, **attributes: Any) -> str:
+        outputs = [f"value_{len(graph.nodes)}_mixed", *[f"new_{cache}" for cache in caches]]
+        for cache, new in zip(caches, outputs[1:], strict=True):
+            shape: list[str | int] = ["rows", heads, capacity, width]
+            graph.input(cache, kind, shape)
+            graph.output(new, kind, shape)
+        graph.node(
+            "GroupQueryAttention",
+            *inputs,
+            outputs=outputs,
+            domain="com.microsoft",
+            num_heads=heads,
+            kv_num_heads=heads,
+            scale=1.0,
+            **attributes,
+        )
+        return outputs[0]
+
+    hidden = graph.input("embeddings", TensorProto.FLOAT, ["rows", "tokens", geometry.d_model])
+    bias = graph.input("bias", TensorProto.FLOAT, ["rows", heads, "padded", "self_capacity"])
+    fed = graph.input("fed", TensorProto.INT32, ["rows"])
+    self_last = graph.input("self_last", TensorProto.INT32, ["rows"])
+    self_capacity = graph.input("self_capacity", TensorProto.INT32, [])
+    cross_last = graph.input("cross_last", TensorProto.INT32, ["rows"])
+    cross_longest = graph.input("cross_longest", TensorProto.INT32, [])
+    padding = graph.input("padding", TensorProto.INT64, [6])
+    tokens = graph.input("tokens", TensorProto.INT64, [1])
+    graph.output("logits", TensorProto.FLOAT, ["rows", "tokens", geometry.vocabulary])
+    start, along = graph.constant([0]), graph.constant([1])
+    # Nothing new to append: cross-attention over keys that are all there.
+    none = graph.constant(np.zeros((1, 0, geometry.inner), np.float32))
+    empty = graph.node("Expand", none, graph.node("Concat", graph.node("Shape", fed), graph.constant([0, 1]), axis=0))
+    steps = cross_scales.reshape(geometry.decoder_layers, 2, 1, heads, 1, width)
+
+    normed = graph.norm(hidden, weights.decoder[0][0].norm)
+    last_norm = weights.decoder_norm * (geometry.d_model**-0.5 if geometry.scale_output else 1.0)
+    next_norms = [attention.norm for attention, _, _ in weights.decoder[1:]] + [last_norm]
+    for layer, ((attention, cross, feed_forward), next_norm) in enumerate(
+        zip(weights.decoder, next_norms, strict=True)
+    ):
+        # The engine says why a single token is padded to two.
+        packed = graph.node("Pad", linear(normed, attention.query_key_value), padding)
+        inputs = [packed, "", "", f"self_key_{layer}", f"self_value_{layer}", self_last, self_capacity, "", "", ""]
+        inputs += [bias, "", "", "", "", "", fed]
+        mixed = attend(inputs, inputs[3:5], TensorProto.FLOAT, "self_capacity", causal=1)
+        mixed = graph.node("Slice", mixed, start, tokens, along)
+        hidden, normed = graph.add_and_norm(hidden, linear(mixed, attention.output), cross.norm)
+        query = linear(normed, cross.query)
+        scales = [graph.constant(steps[layer, part]) for part in (0, 1)]
+        inputs = [query, empty, empty, f"cross_key_{layer}", f"cross_value_{layer}", cross_last, cross_longest]
+        inputs += ["", "", "", "", "", *scales]
+        quantised = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+        mixed = attend(inputs, inputs[3:5], TensorProto.INT8, "cross_capacity", causal=0, **quantised)
+        hidden, normed = graph.add_and_norm(hidden, linear(mixed, cross.output), feed_forward.norm)
+        inner = graph.node("Relu", linear(normed, feed_forward.inner))
+        hidden, normed = graph.add_and_norm(hidden, linear(inner, feed_forward.output), next_norm)
+    logits = linear(normed, weights.head, HEAD_BITS)
+    graph.nodes[-1].output[0] = "logits"
+    assert logits
+    return graph.model(metadata)
