@@ -31,6 +31,8 @@ RULES = [
     Rule("handler/engines", ours=("handler.contract", "handler.engines"), others=("numpy",)),
     Rule("handler/engines/torch_engine.py", ours=("handler.engines",), others=("numpy", "torch")),
     Rule("handler/engines/torch_weights.py", ours=("handler.engines",), others=("torch", "safetensors")),
+    Rule("handler/engines/static_step.py", ours=("handler.engines",), others=("numpy", "torch")),
+    Rule("handler/engines/t5_layers.py", ours=("handler.engines.torch_weights",), others=("torch",)),
     Rule("handler/engines/row_blocks.py", ours=(), others=("torch",)),
     Rule("handler/godel_handler.py", ours=("handler",), others=("ts",)),
     Rule("gateway", ours=("gateway", "handler.contract"), others=None, never=("torch", "transformers", "numpy", "ts")),

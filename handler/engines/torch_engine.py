@@ -1,9 +1,10 @@
 """The reference engine: T5 in plain PyTorch with static key/value caches; CPU (fp32, bf16) and GPU (bf16, fp32).
 
 How it keeps the port's promise that a slot's logits depend on nothing but its own request:
-prompts are encoded one at a time at their exact length; attention runs slot by slot over exact lengths;
-the matrix products all slots share run over a multiple of `_row_block` rows, a number found at load for
+prompts are encoded one at a time at their exact length. On a CPU, attention runs slot by slot over exact lengths,
+and the matrix products all slots share run over a multiple of `_row_block` rows, a number found at load for
 which this machine's products give each row the same bits whatever the other rows hold.
+On a GPU, `static_step` decodes, and says what is promised there.
 """
 
 import logging
@@ -17,12 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding, linear, relu, scaled_dot_product_attention
+from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
 from handler.engines.base import EngineDescription, EngineError
 from handler.engines.row_blocks import find_row_block
+from handler.engines.static_step import StaticStep
 from handler.engines.t5_geometry import T5Geometry
-from handler.engines.torch_weights import FeedForward, bias_by_distance, read_weights
+from handler.engines.t5_layers import feed_forward, root_mean_square_norm
+from handler.engines.torch_weights import bias_by_distance, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -80,17 +83,24 @@ class TorchEngine:
             decoder_start_token_id=geometry.decoder_start_token_id,
         )
         self._slots: dict[int, _Slot] = {}
+        encoder_distances = range(1 - max_prompt_tokens, max_prompt_tokens)
+        self._encoder_bias = bias_by_distance(weights.encoder_bias, geometry, encoder_distances, bidirectional=True)
+        self._static: StaticStep | None = None
+        if decodes_statically(self._device):
+            self._static = StaticStep(
+                geometry, weights, slots=slots, max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens
+            )
+            logger.info("torch engine: %s, %s, static steps", self._device, precision)
+            return
         shape = (geometry.decoder_layers, slots, 2, geometry.heads, max_new_tokens, geometry.d_kv)
         # Untouched pages cost no memory: the cache grows with the answers, up to this shape.
         self._self_cache = torch.empty(shape, dtype=PRECISIONS[precision], device=self._device)
-        encoder_distances = range(1 - max_prompt_tokens, max_prompt_tokens)
-        self._encoder_bias = bias_by_distance(weights.encoder_bias, geometry, encoder_distances, bidirectional=True)
         decoder_distances = range(1 - max_new_tokens, 1)
         decoder_bias = bias_by_distance(weights.decoder_bias, geometry, decoder_distances, bidirectional=False)
         self._decoder_bias = decoder_bias[None, :, None]
-        attention, cross, feed_forward = weights.decoder[0]
+        attention, cross, inner = weights.decoder[0]
         shared = [attention.query_key_value, attention.output, cross.query, cross.output]
-        shared += [feed_forward.inner, feed_forward.output, weights.head]
+        shared += [inner.inner, inner.output, weights.head]
         self._row_block = find_row_block(shared, slots)
         logger.info("torch engine: %s, %s, products of %d rows", self._device, precision, self._row_block)
 
@@ -108,16 +118,17 @@ class TorchEngine:
         distances = self._encoder_bias[:, furthest - length + 1 : furthest + length]
         # Query i sees key j at distance j - i: window i of the distances, counted from the end.
         bias = distances.unfold(1, length, 1).flip(1).unsqueeze(0)
-        for attention, feed_forward in self._weights.encoder:
+        for attention, inner in self._weights.encoder:
             normed = self._norm(hidden, attention.norm)
             query, key, value = self._heads(linear(normed, attention.query_key_value), 3)
             mixed = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
             hidden = hidden + linear(mixed[0].transpose(0, 1).reshape(length, -1), attention.output)
-            hidden = self._feed_forward(hidden, feed_forward)
+            hidden = feed_forward(hidden, inner, geometry.epsilon)
         hidden = self._norm(hidden, self._weights.encoder_norm)
         cross = linear(hidden, self._weights.cross_key_value)
         cross = cross.view(length, geometry.decoder_layers, 2, geometry.heads, geometry.d_kv)
-        self._slots[slot] = _Slot(cross=cross.permute(1, 2, 3, 0, 4).contiguous())
+        cross = cross.permute(1, 2, 3, 0, 4)
+        self._slots[slot] = _Slot(cross=self._static.keep_prompt(slot, cross) if self._static else cross.contiguous())
 
     @torch.inference_mode()
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -126,19 +137,27 @@ class TorchEngine:
         for slot, state in zip(slots, live, strict=True):
             if state.position >= self.description.max_new_tokens:
                 raise EngineError(f"slot {slot} is full: {state.position} tokens")
+        if self._static:
+            positions, lengths = [state.position for state in live], [state.cross.shape[3] for state in live]
+            logits = self._static(slots, tokens, positions, lengths)
+        else:
+            logits = self._step_exactly(slots, live, tokens)
+        for state in live:
+            state.position += 1
+        return logits
+
+    def _step_exactly(self, slots: Sequence[int], live: Sequence[_Slot], tokens: Sequence[int]) -> NDArray[np.float32]:
         rows = -(-len(slots) // self._row_block) * self._row_block
         ids = torch.tensor([*tokens, *[self._geometry.pad_token_id] * (rows - len(tokens))], device=self._device)
         hidden = embedding(ids, self._weights.embedding)
-        for layer, (attention, cross, feed_forward) in enumerate(self._weights.decoder):
+        for layer, (attention, cross, inner) in enumerate(self._weights.decoder):
             projected = linear(self._norm(hidden, attention.norm), attention.query_key_value)
             mixed = self._self_attention(layer, slots, live, projected)
             hidden = hidden + linear(mixed, attention.output)
             projected = linear(self._norm(hidden, cross.norm), cross.query)
             mixed = self._cross_attention(layer, live, projected)
             hidden = hidden + linear(mixed, cross.output)
-            hidden = self._feed_forward(hidden, feed_forward)
-        for state in live:
-            state.position += 1
+            hidden = feed_forward(hidden, inner, self._geometry.epsilon)
         hidden = self._norm(hidden, self._weights.decoder_norm)
         if self._geometry.scale_output:
             hidden = hidden * self._geometry.d_model**-0.5
@@ -187,19 +206,18 @@ class TorchEngine:
             mixed[row] = scaled_dot_product_attention(query[row : row + 1], keys[None], values[None], scale=1.0)[0]
         return mixed.view(len(projected), -1)
 
-    def _feed_forward(self, hidden: Tensor, weights: FeedForward) -> Tensor:
-        return hidden + linear(relu(linear(self._norm(hidden, weights.norm), weights.inner)), weights.output)
-
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """Root mean square norm, in float32 as T5 does it (Zhang & Sennrich 2019; no mean, no bias)."""
-        wide = hidden.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._geometry.epsilon)
-        return (wide * scale).to(hidden.dtype) * weight
+        return root_mean_square_norm(hidden, weight, self._geometry.epsilon)
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (length, parts * heads * d_kv) into `parts` tensors of shape (1, heads, length, d_kv)."""
         split = projected.view(len(projected), parts, self._geometry.heads, self._geometry.d_kv)
         return split.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
+
+
+def decodes_statically(device: torch.device) -> bool:
+    """Whether the step is one of fixed shapes: that pays where it can be replayed as a graph."""
+    return device.type == "cuda"
 
 
 def multiplies_in_bf16(device: torch.device) -> bool:
