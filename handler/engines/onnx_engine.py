@@ -12,7 +12,7 @@ leaves is filled by the last one.
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 PRECISION_KEY: Final = "precision"
 """Names the precision in the graphs' metadata."""
 
-DRAFT_TOKENS: Final = 5
+DRAFT_TOKENS: Final = 7
 """Tokens fed at once beyond the one that is due; more pay only where nearly all are accepted."""
 
 _LEAST_PADDED: Final = 2
@@ -57,7 +57,7 @@ class OnnxEngine:
         slots: int,
         precision: str = "auto",
         device: str = "cpu",
-        gpu_id: int | None = None,
+        gpu_id: int | None = None,  # noqa: ARG002 - of the options all engines take
         threads: int | None = None,
         max_prompt_tokens: int = 512,
         max_new_tokens: int = 256,
@@ -79,7 +79,9 @@ class OnnxEngine:
             engine="onnx",
             precision=held,
             device="cpu",
-            device_note=None if device == "cpu" else "this archive's engine runs on the CPU; use ENGINE=torch for a GPU",
+            device_note=None
+            if device == "cpu"
+            else "this archive's engine runs on the CPU; use ENGINE=torch for a GPU",
             slots=slots,
             max_prompt_tokens=max_prompt_tokens,
             max_new_tokens=max_new_tokens,
@@ -125,17 +127,20 @@ class OnnxEngine:
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
         """Feed one token to each slot; return float32 logits, shape (len(slots), vocabulary)."""
         fed = dict(zip(slots, ([token] for token in tokens), strict=True))
-        logits = self._feed(fed)
-        if [row.slot for row in self._rows] == list(slots):
-            return logits[: len(slots), 0]
+        logits: NDArray[np.float32] = self._feed(fed)[:, 0]
         places = {row.slot: place for place, row in enumerate(self._rows)}
-        return logits[[places[slot] for slot in slots], 0]
+        if [places[slot] for slot in slots] == list(range(len(slots))):
+            first: NDArray[np.float32] = logits[: len(slots)]
+            return first
+        picked: NDArray[np.float32] = logits[np.array([places[slot] for slot in slots])]
+        return picked
 
     def extend(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Feed several tokens to the only live slot; return their logits, shape (len(tokens), vocabulary)."""
         if [row.slot for row in self._rows] != [slot]:
             raise EngineError("several tokens at once are for a slot that is alone")
-        return self._feed({slot: tokens})[0]
+        logits: NDArray[np.float32] = self._feed({slot: tokens})[0]
+        return logits
 
     def rewind(self, slot: int, count: int) -> None:
         """Forget the last `count` tokens fed to `slot`."""
@@ -153,7 +158,7 @@ class OnnxEngine:
             self._self[:, place, :, : last.position] = self._self[:, len(self._rows), :, : last.position]
             self._rows[place] = last
 
-    def _feed(self, fed: dict[int, Sequence[int]]) -> NDArray[np.float32]:
+    def _feed(self, fed: Mapping[int, Sequence[int]]) -> NDArray[np.float32]:
         """Feed each slot its tokens, all as many; return logits, shape (rows, tokens, vocabulary), idle rows too."""
         tokens = len(next(iter(fed.values())))
         call = self._call(max(len(self._rows), self._least_rows), tokens)
@@ -180,7 +185,8 @@ class OnnxEngine:
         return call.logits
 
     def _embed(self, ids: Sequence[int] | NDArray[np.intp]) -> NDArray[np.float32]:
-        return self._embedding[np.asarray(ids)].astype(np.float32)
+        rows: NDArray[np.float32] = self._embedding[np.asarray(ids)].astype(np.float32)
+        return rows
 
     def _call(self, rows: int, tokens: int) -> "_Call":
         if (rows, tokens) not in self._calls:
@@ -196,8 +202,9 @@ class OnnxEngine:
         with self._scratch(prompt, 1):
             drafted = self.extend(0, tokens).copy()
         with self._scratch(prompt, len(slots)):
-            together = [self.step(slots, [tokens[(slot + turn) % count] for slot in slots])[0].copy()
-                        for turn in range(count)]
+            together = [
+                self.step(slots, [tokens[(slot + turn) % count] for slot in slots])[0].copy() for turn in range(count)
+            ]
         if not np.array_equal(alone, together):
             logger.warning("rows of a product depend on their number here: each step is filled up to all slots")
             self._least_rows = len(slots)
@@ -248,7 +255,7 @@ class _Call:
             "padding": np.array([0, 0, 0, 0, padded - tokens, 0], np.int64),
             "tokens": np.array([tokens], np.int64),
         }
-        self._kept = []
+        self._kept: list[Any] = []
         for name, array in inputs.items():
             self.binding.bind_ortvalue_input(name, self._shared(array))
         for kind, cache in (("self", self_cache), ("cross", cross_cache)):
