@@ -1,16 +1,7 @@
-"""Drafts save steps and change no answer, greedy or sampled."""
-
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
-import pytest
-from numpy.typing import NDArray
+"""Drafts save steps; that they change no answer of a real model stands in training/test_onnx_export.py."""
 
 from handler.contract.generation import GenerationParameters
 from handler.drafting import PromptLookup
-from handler.engines import load_engine
 from handler.engines.base import Engine
 from handler.engines.echo_engine import EchoEngine
 from handler.scheduler import Finished, Scheduler
@@ -68,24 +59,3 @@ def test_only_a_request_that_is_alone_is_drafted_for() -> None:
     while not scheduler.idle:
         scheduler.step()
     assert all(slots == [0, 1] for slots in engine.steps)
-
-
-@pytest.mark.parametrize("parameters", [{"do_sample": False}, {"seed": 3}, {"seed": 4, "no_repeat_ngram_size": 2}])
-def test_with_drafts_and_without_the_answer_is_the_same(
-    exports: dict[str, Path], parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, without = (load_engine("onnx", "int8", exports["onnx-int8"], slots=1) for _ in range(2))
-    without.description = replace(without.description, draft_tokens=0)  # type: ignore[misc]
-    extend, drafts = engine.extend, list[int]()
-
-    def counted(slot: int, fed: Sequence[int]) -> NDArray[np.float32]:
-        drafts.append(len(fed))
-        return extend(slot, fed)
-
-    monkeypatch.setattr(engine, "extend", counted)
-    for first in range(4, 16):
-        # A passage that says every pair of tokens some time, so that drafts are made, and most of them wrong.
-        passage = [token for other in range(4, 16) for token in (first, other)]
-        answers = [run(each, [*passage, EOS], max_length=40, **parameters) for each in (engine, without)]
-        assert list(answers[0].tokens) == list(answers[1].tokens)
-    assert len(drafts) > 10

@@ -1,17 +1,21 @@
 """What export makes for the ONNX engine answers like the model it was made of."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from handler.contract.archive import ONNX_FILES
+from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import render
 from handler.engines import load_engine
 from handler.engines.base import EngineError
 from handler.engines.torch_engine import TorchEngine
+from handler.scheduler import Scheduler
 from handler.tokenization import Tokenization
 from training.checkpoint import CheckpointError
 from training.export import export
@@ -49,6 +53,27 @@ def test_quantised_logits_follow_those_of_fp32(
         exact.release(0)
         engine.release(0)
         assert min(correlations) > least
+
+
+@pytest.mark.parametrize("parameters", [{"do_sample": False}, {"seed": 3}, {"seed": 4, "no_repeat_ngram_size": 3}])
+def test_with_drafts_and_without_an_answer_is_the_same(tmp_path: Path, parameters: dict[str, Any]) -> None:
+    export(str(EMBEDDED), tmp_path / "export")
+    engine, without = (load_engine("onnx", "int8", tmp_path / "export", slots=1) for _ in range(2))
+    without.description = replace(without.description, draft_tokens=0)  # type: ignore[misc]
+    tokenization = Tokenization(EMBEDDED / "tokenizer.json")
+    drafted = plain = 0
+    for question in QUESTIONS:
+        prompt = tokenization.encode(render([question], CRICKET))[-500:]
+        answers = []
+        for each in (engine, without):
+            scheduler = Scheduler(each, prefill_tokens=512)
+            scheduler.submit("only", prompt, GenerationParameters.from_mapping({"max_length": 48, **parameters}))
+            while not (finished := scheduler.step()):
+                pass
+            answers += finished
+        assert list(answers[0].tokens) == list(answers[1].tokens)
+        drafted, plain = drafted + answers[0].steps, plain + answers[1].steps
+    assert drafted < plain
 
 
 def test_an_export_cannot_be_exported_again(tmp_path: Path) -> None:
