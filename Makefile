@@ -12,7 +12,7 @@ RECIPE ?= small
 ARCHIVE = $(PY) -m training.archive --output $(OUTPUT) $(if $(MODEL),--model $(MODEL)) \
 	$(if $(ENGINE),--engine $(ENGINE)) $(if $(PRECISION),--precision $(PRECISION)) $(if $(VERSION),--version $(VERSION))
 # The tests are about the embedded model, whatever was served last.
-EMBEDDED = $(PY) -m training.archive --if-stale --model models/embedded --engine torch --precision auto --version 1.0
+EMBEDDED = $(PY) -m training.archive --if-stale --model models/embedded --engine onnx --precision int8 --version 1.0
 # A checkpoint of the hub's kind is converted, which needs what training needs. One with its own tokenizer.json
 # does not, nor does a path that leads nowhere: archive says so at once.
 NOWHERE = $(if $(wildcard $(MODEL)),,$(filter models/% ./% ../% /%,$(MODEL)))
@@ -23,7 +23,7 @@ CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json)$(NOWHERE),,$(MODEL))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  options  MODEL=folder|hub/name ENGINE=torch PRECISION=auto|fp32|bf16 VERSION=1.0 RECIPE=$(RECIPE)"
+	@echo "  options  MODEL=folder|hub/name ENGINE=onnx|torch PRECISION=auto|int8|int4|fp32|bf16 VERSION=1.0 RECIPE=$(RECIPE)"
 	@echo "  ports    GODEL_PORT in the environment for the gateway, config.properties for TorchServe"
 
 setup: $(VENV)/.serving ## Create .venv with all that serving needs

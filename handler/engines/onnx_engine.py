@@ -11,6 +11,8 @@ leaves is filled by the last one.
 """
 
 import logging
+import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,6 +69,10 @@ class OnnxEngine:
         `device` other than "cpu" runs on the CPU and says so; `gpu_id` is not looked at. `precision` "auto"
         takes what the folder holds. `threads` None takes every core.
         """
+        device_note = None
+        if device != "cpu":
+            device_note = "engine onnx is for CPUs: running on the CPU; `make archive ENGINE=torch` is for a GPU"
+            logger.warning(device_note)
         self._geometry = geometry = T5Geometry.read(model_dir)
         self._encoder = _session(model_dir / "encoder.onnx", threads)
         self._decoder = _session(model_dir / "decoder.onnx", threads)
@@ -92,12 +98,10 @@ class OnnxEngine:
             decoder_start_token_id=geometry.decoder_start_token_id,
         )
         self._rows: list[_Row] = []
-        # Pages nobody has written to cost no memory: the caches grow with prompts and answers, up to these shapes.
         capacity = max_new_tokens + DRAFT_TOKENS + _LEAST_PADDED
-        attention = (geometry.heads, geometry.d_kv)
-        caches = 2 * geometry.decoder_layers
-        self._cross = np.empty((caches, slots, attention[0], max_prompt_tokens, attention[1]), np.int8)
-        self._self = np.empty((caches, slots, attention[0], capacity, attention[1]), np.float32)
+        heads, width, caches = geometry.heads, geometry.d_kv, 2 * geometry.decoder_layers
+        self._cross = _untouched((caches, slots, heads, max_prompt_tokens, width), np.int8)
+        self._self = _untouched((caches, slots, heads, capacity, width), np.float32)
         self._encoder_bias = _by_distance(
             biases[0], geometry, range(1 - max_prompt_tokens, max_prompt_tokens), bidirectional=True
         )
@@ -279,6 +283,8 @@ def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.log_severity_level = 3
+    # An arena keeps the most that any prompt ever needed, twice over; the allocator gives it back.
+    options.enable_cpu_mem_arena = False
     # Threads that wait by spinning would take the cores from the other session, TorchServe and the gateway.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
@@ -293,6 +299,14 @@ def _table(path: Path, mode: Any) -> NDArray[Any]:
     except (OSError, ValueError) as error:
         raise EngineError(f"{path} cannot be read: {error}") from error
     return table
+
+
+def _untouched(shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
+    """Return an array whose pages cost no memory until they are written to: a cache grows with what it holds.
+
+    NumPy's own arrays of this size lie in huge pages, of which one byte costs two megabytes.
+    """
+    return np.frombuffer(mmap.mmap(-1, math.prod(shape) * np.dtype(kind).itemsize), kind).reshape(shape)
 
 
 def _by_distance(

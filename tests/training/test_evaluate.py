@@ -93,7 +93,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_answered(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("training.evaluate.evaluate", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr("training.evaluate.answer_all", lambda *_: pytest.fail("the model was asked"))
     with pytest.raises(SystemExit) as stopped:
         call(monkeypatch, "--model", MODEL, "--data", records, *arguments)
     assert problem in f"{stopped.value} {capsys.readouterr().err}"
