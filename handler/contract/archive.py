@@ -24,8 +24,8 @@ ONNX_FILES: Final = (
     "decoder_bias.npy",
     TOKENIZER_FILE,
 )
-"""What `training.export` makes of a checkpoint for the engine onnx: both graphs and their weights, the embedding in float16, shape
-(vocabulary, d_model), and the position biases by bucket, shape (buckets, heads)."""
+"""What `training.export` makes of a checkpoint for the engine onnx: both graphs and their weights, the embedding in
+float16, shape (vocabulary, d_model), and the position biases by bucket, shape (buckets, heads)."""
 
 
 def model_files(engine: str) -> tuple[str, ...]:

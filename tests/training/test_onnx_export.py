@@ -91,7 +91,7 @@ def test_a_failed_export_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pyt
     export(str(EMBEDDED), tmp_path / "export")
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "export").iterdir()}
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("training.onnx_export.onnx.save", full)
