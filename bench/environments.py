@@ -36,9 +36,9 @@ def make(name: str) -> None:
     print(f"creating {home.relative_to(ROOT)} ...", flush=True)
     shutil.rmtree(home, ignore_errors=True)
     try:
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        install = [interpreter(name), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, "-r", requirements(name)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        install = [str(interpreter(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, "-r", str(requirements(name))], check=True)
         stamp.write_bytes(wanted)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
