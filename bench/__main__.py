@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,20 +52,15 @@ def main() -> None:
     parser.add_argument(
         "--sections", nargs="+", default=list(sections(Plan(engine="", precision=""))), help="(default: %(default)s)"
     )
+    parser.add_argument("--rounds", type=int, help="of asking all contenders in turn (default: 5; --quick: 2)")
     parser.add_argument("--output", type=Path, help="folder for results (default: bench/results; --quick: build)")
     options = parser.parse_args()
     plan = Plan(engine=options.engine, precision=options.precision)
     if options.quick:
-        plan = Plan(
-            engine=options.engine,
-            precision=options.precision,
-            base="tiny",
-            large="tiny",
-            mini="tiny-mini",
-            rounds=2,
-            c16_rounds=1,
-            sweep_rounds=1,
-        )
+        plan = replace(plan, base="tiny", large="tiny", mini="tiny-mini", rounds=2)
+    if options.rounds:
+        plan = replace(plan, rounds=options.rounds)
+    plan = replace(plan, c16_rounds=min(plan.c16_rounds, plan.rounds), sweep_rounds=min(plan.sweep_rounds, plan.rounds))
     output = options.output or (BUILD / "quick" if options.quick else RESULTS)
     if unknown := set(options.sections) - set(sections(plan)):
         parser.error(f"no section {min(unknown)}; there are {', '.join(sections(plan))}")

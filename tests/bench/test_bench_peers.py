@@ -31,7 +31,7 @@ def test_a_peer_that_cannot_load_says_why_and_is_ended(tmp_path: Path) -> None:
 def test_a_failed_turn_is_an_error_with_the_peers_name(tiny: Path, tmp_path: Path) -> None:
     with (
         PeerProcess(own("torch", "fp32"), tiny, tmp_path) as peer,
-        pytest.raises(PeerError, match="ours: .*1 to 1024 tokens"),
+        pytest.raises(PeerError, match=r"ours: .*1 to 1024 tokens"),
     ):
         peer.run([[5] * 1025], 3)
 
