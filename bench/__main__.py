@@ -80,7 +80,8 @@ def main() -> None:
 def _run(plan: Plan, chosen: list[str]) -> dict[str, Any]:
     """Measure the chosen sections, checkpoints made before, saying on standard error what goes on."""
     check_engine(plan.engine, plan.precision)
-    for name in dict.fromkeys((plan.base, plan.large, plan.mini)):
+    needed = (plan.base, plan.large, plan.mini) if {"mini", "sweep"} & set(chosen) else (plan.base,)
+    for name in dict.fromkeys(needed):
         print(f"bench: checkpoint {name}: {describe(name)}", file=sys.stderr)
         checkpoint(name)
     raw: dict[str, Any] = {}
