@@ -19,7 +19,7 @@ NOWHERE = $(if $(wildcard $(MODEL)),,$(filter models/% ./% ../% /%,$(MODEL)))
 CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json)$(NOWHERE),,$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop archive train test check bench lock clean
+.PHONY: help setup serve stop archive train test check bench peers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +51,11 @@ check: $(VENV)/.dev ## Lint and types alone
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
-bench: $(VENV)/.serving ## Measure what the stack adds to the engine
-	@$(ARCHIVE) --if-stale
-	@$(PY) -m bench.overhead
+bench: $(VENV)/.dev ## Measure engine and stack beside rivals (25 minutes; QUICK=1: a smoke test)
+	@GODEL_LOG_LEVEL=warning $(PY) -m bench $(if $(QUICK),--quick) $(if $(ENGINE),--engine $(ENGINE)) $(if $(PRECISION),--precision $(PRECISION))
+
+peers: $(VENV)/.created ## Install the rivals that make bench skips without it (3 GB in build/)
+	@$(PY) -m bench.environments
 
 lock: $(VENV)/.dev ## Write requirements/*.txt from requirements/*.in
 	@$(PY) -m pip install --quiet pip-tools
