@@ -26,7 +26,7 @@ from bench.plots import draw
 from bench.report import details, figures, table
 from bench.stack import measure_stack
 from bench.sweep import measure_sweep
-from handler.engines import check_engine
+from handler.engines import DEFAULT_ENGINE, check_engine
 from handler.engines.base import EngineError
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -46,8 +46,8 @@ def sections(plan: Plan) -> dict[str, Callable[[], dict[str, Any]]]:
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure engine and stack beside rivals.")
-    parser.add_argument("--engine", default="torch", help="(default: %(default)s)")
-    parser.add_argument("--precision", default="bf16", help="(default: %(default)s)")
+    parser.add_argument("--engine", default=DEFAULT_ENGINE, help="(default: %(default)s)")
+    parser.add_argument("--precision", default="int8", help="(default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a smoke test on a tiny model, in a few minutes")
     parser.add_argument(
         "--sections", nargs="+", default=list(sections(Plan(engine="", precision=""))), help="(default: %(default)s)"

@@ -130,11 +130,12 @@ def measure_stack(plan: Plan) -> dict[str, Any]:
 
 
 def memory_mb(stack: Stack, naive_pid: int) -> dict[str, float]:
-    """Return the worker's peak and present resident memory, and the proportional sizes (PSS)."""
+    """Return the worker's peak and present resident memory, and proportional sizes (PSS: a share of shared pages)."""
     (worker,) = httpx.get(f"{stack.gateway_url}/v1/model", timeout=60).json()["workers"]
     roots = [pid for pid in (stack.torchserve.pid, stack.gateway_pid) if pid is not None]
     return {
         "worker_peak_rss": _peak_rss(worker["pid"]),
+        "worker_pss": psutil.Process(worker["pid"]).memory_full_info().pss / 2**20,
         "worker_rss": psutil.Process(worker["pid"]).memory_info().rss / 2**20,
         "stack_pss": sum(_tree_pss(pid) for pid in roots),
         "baseline_app_peak_rss": _peak_rss(naive_pid),

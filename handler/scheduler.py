@@ -50,18 +50,23 @@ class _Request:
 
 
 class Scheduler:
-    """Runs requests on `engine`. Not thread-safe. `clock` is wall time, `timer` monotonic, both in seconds."""
+    """Runs requests on `engine`. Not thread-safe. Without `drafts` each token takes a step.
+
+    `clock` is wall time, `timer` monotonic, both in seconds.
+    """
 
     def __init__(
         self,
         engine: Engine,
         *,
         prefill_tokens: int,
+        drafts: bool = True,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
         self._prefill_tokens = prefill_tokens
+        self._draft_tokens = engine.description.draft_tokens if drafts else 0
         self._clock, self._timer = clock, timer
         self._waiting: deque[_Request] = deque()
         self._live: dict[Hashable, _Request] = {}
@@ -133,7 +138,7 @@ class Scheduler:
     def _draft(self, request: _Request) -> list[int]:
         """Return a guess at the next tokens, at most as many as the engine likes and the answer may still have."""
         room = request.parameters.max_length - request.row.length - 1
-        count = min(self._engine.description.draft_tokens, room)
+        count = min(self._draft_tokens, room)
         if count <= 0:
             return []
         if request.lookup is None:

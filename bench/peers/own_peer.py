@@ -19,8 +19,9 @@ class OwnPeer:
         loaded = load_engine(
             engine, precision, checkpoint, slots=slots, max_prompt_tokens=MOST_PROMPT, max_new_tokens=MOST_NEW
         )
-        # As in the worker: a step encodes one prompt of the usual length, and the live ones go on.
-        self._scheduler = Scheduler(loaded, prefill_tokens=512)
+        # As in the worker: a step encodes one prompt of the usual length, and the live ones go on. Without drafts:
+        # random weights have nothing to copy, and every token is to cost a step, as it does the others.
+        self._scheduler = Scheduler(loaded, prefill_tokens=512, drafts=False)
         return asdict(loaded.description)
 
     def run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
