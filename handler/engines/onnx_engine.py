@@ -280,7 +280,7 @@ class _Call:
 
 
 def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.InferenceSession:
-    """Load a graph. An arena saves a step a tenth of its time, and keeps the most memory that any prompt ever needed."""
+    """Load a graph. An arena saves a step a tenth of its time, and keeps the most memory that any prompt needed."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.log_severity_level = 3
