@@ -110,13 +110,19 @@ def encoder_graph(
         hidden, normed = graph.add_and_norm(hidden, linear(mixed, attention.output), feed_forward.norm)
         inner = graph.node("Relu", linear(normed, feed_forward.inner))
         hidden, normed = graph.add_and_norm(hidden, linear(inner, feed_forward.output), next_norm)
-    # The projection's own scales carry the division by the steps, so that what it gives need only be rounded.
-    steps = linear(normed, weights.cross_key_value, cross_scales)
-    rounded = graph.node("QuantizeLinear", steps, graph.constant(np.float32(1)), graph.constant(np.int8(0)))
-    shape = graph.constant([-1, geometry.decoder_layers * 2, geometry.heads, geometry.d_kv])
-    split = graph.node("Reshape", rounded, shape)
-    graph.node("Transpose", split, perm=[1, 2, 0, 3], outputs=["cross"])
-    graph.output("cross", TensorProto.INT8, [geometry.decoder_layers * 2, geometry.heads, "length", geometry.d_kv])
+    # Layer by layer: all at once would be the most memory that a prompt needs. The projection's own scales carry the
+    # division by the steps, so that what it gives need only be rounded.
+    shape = graph.constant([-1, 2, geometry.heads, geometry.d_kv])
+    one, zero = graph.constant(np.float32(1)), graph.constant(np.int8(0))
+    layers = zip(
+        weights.cross_key_value.chunk(geometry.decoder_layers),
+        np.split(cross_scales, geometry.decoder_layers),
+        strict=True,
+    )
+    for layer, (weight, scales) in enumerate(layers):
+        rounded = graph.node("QuantizeLinear", linear(normed, weight, scales), one, zero)
+        graph.node("Transpose", graph.node("Reshape", rounded, shape), perm=[1, 2, 0, 3], outputs=[f"cross_{layer}"])
+        graph.output(f"cross_{layer}", TensorProto.INT8, [2, geometry.heads, "length", geometry.d_kv])
     return graph.model(metadata)
 
 

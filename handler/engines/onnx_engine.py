@@ -122,10 +122,11 @@ class OnnxEngine:
         furthest = self.description.max_prompt_tokens - 1
         windows = np.lib.stride_tricks.sliding_window_view(self._encoder_bias, length, axis=1)
         bias = windows[:, furthest - length + 1 : furthest + 1][:, ::-1]
-        (cross,) = self._encoder.run(
-            ["cross"], {"embeddings": self._embed(prompt_ids)[None], "bias": np.ascontiguousarray(bias)[None]}
+        layers = self._encoder.run(
+            None, {"embeddings": self._embed(prompt_ids)[None], "bias": np.ascontiguousarray(bias)[None]}
         )
-        self._cross[:, len(self._rows), :, :length] = cross
+        for layer, keys_and_values in enumerate(layers):
+            self._cross[2 * layer : 2 * layer + 2, len(self._rows), :, :length] = keys_and_values
         self._rows.append(_Row(slot, length))
 
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
