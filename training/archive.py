@@ -205,7 +205,10 @@ def main() -> None:
     options = parser.parse_args()
     said = {choice: value for choice in DEFAULTS if (value := getattr(options, choice)) is not None}
     try:
-        chosen = DEFAULTS | (held_choices(options.output) if options.if_stale else {}) | said
+        held = held_choices(options.output) if options.if_stale else {}
+        if said.get("engine", held.get("engine")) != held.get("engine"):
+            held.pop("precision", None)  # one engine's precision says nothing to another
+        chosen = DEFAULTS | held | said
         model = chosen.pop("model")
         if options.if_stale and not is_stale(options.output, model, **chosen):
             return
