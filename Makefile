@@ -12,18 +12,18 @@ RECIPE ?= small
 ARCHIVE = $(PY) -m training.archive --output $(OUTPUT) $(if $(MODEL),--model $(MODEL)) \
 	$(if $(ENGINE),--engine $(ENGINE)) $(if $(PRECISION),--precision $(PRECISION)) $(if $(VERSION),--version $(VERSION))
 # The tests are about the embedded model, whatever was served last.
-EMBEDDED = $(PY) -m training.archive --if-stale --model models/embedded --engine torch --precision auto --version 1.0
+EMBEDDED = $(PY) -m training.archive --if-stale --model models/embedded --engine onnx --precision int8 --version 1.0
 # A checkpoint of the hub's kind is converted, which needs what training needs. One with its own tokenizer.json
 # does not, nor does a path that leads nowhere: archive says so at once.
 NOWHERE = $(if $(wildcard $(MODEL)),,$(filter models/% ./% ../% /%,$(MODEL)))
 CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json)$(NOWHERE),,$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop archive train test check bench lock clean
+.PHONY: help setup serve stop archive train test check bench peers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  options  MODEL=folder|hub/name ENGINE=torch PRECISION=auto|fp32|bf16 VERSION=1.0 RECIPE=$(RECIPE)"
+	@echo "  options  MODEL=folder|hub/name ENGINE=onnx|torch PRECISION=auto|int8|int4|fp32|bf16 VERSION=1.0 RECIPE=$(RECIPE)"
 	@echo "  ports    GODEL_PORT in the environment for the gateway, config.properties for TorchServe"
 
 setup: $(VENV)/.serving ## Create .venv with all that serving needs
@@ -51,9 +51,11 @@ check: $(VENV)/.dev ## Lint and types alone
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
-bench: $(VENV)/.serving ## Measure what the stack adds to the engine
-	@$(ARCHIVE) --if-stale
-	@$(PY) -m bench.overhead
+bench: $(VENV)/.dev ## Measure engine and stack beside rivals (25 minutes; QUICK=1: a smoke test)
+	@GODEL_LOG_LEVEL=warning $(PY) -m bench $(if $(QUICK),--quick) $(if $(ENGINE),--engine $(ENGINE)) $(if $(PRECISION),--precision $(PRECISION))
+
+peers: $(VENV)/.created ## Install the rivals that make bench skips without it (3 GB in build/)
+	@$(PY) -m bench.environments
 
 lock: $(VENV)/.dev ## Write requirements/*.txt from requirements/*.in
 	@$(PY) -m pip install --quiet pip-tools

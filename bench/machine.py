@@ -6,7 +6,8 @@ import os
 import platform
 from pathlib import Path
 
-PACKAGES = ("torch", "tokenizers", "torchserve", "fastapi", "httpx", "uvicorn")
+PACKAGES = ("torch", "tokenizers", "torchserve", "fastapi", "httpx", "uvicorn", "transformers", "onnxruntime")
+"""Reported where they are installed."""
 
 
 def machine() -> dict[str, object]:
@@ -16,9 +17,16 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

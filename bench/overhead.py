@@ -6,12 +6,12 @@ JSON line; `stack_overhead_ms_p50` is the median of the differences.
 """
 
 import argparse
-import contextlib
 import json
 import statistics
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from handler.contract.prompt import fit
 from handler.engines import load_engine
 from handler.scheduler import Scheduler
 from handler.tokenization import Tokenization
+from launcher.stack import Stack
 from launcher.trial import ARCHIVE, trial_stack
 
 ROOT = Path(__file__).parent.parent
@@ -44,12 +45,11 @@ class EngineAlone:
         self._tokenization = Tokenization(model_dir / "tokenizer.json")
         engine = load_engine(metadata["engine"], metadata["precision"], model_dir, slots=8)
         self._scheduler = Scheduler(engine, prefill_tokens=512)
-        self.knowledge = (ROOT / "examples" / "cricket.txt").read_text(encoding="utf-8")
 
-    def prompt(self, message: str) -> str:
-        """Return the prompt that the gateway builds for `message` about the cricket passage."""
+    def prompt(self, message: str, knowledge: str) -> str:
+        """Return the prompt that the gateway builds for `message` about a passage."""
         count = self._tokenization.encode
-        return fit([message], self.knowledge, budget=512, count_tokens=lambda text: len(count(text))).text
+        return fit([message], knowledge, budget=512, count_tokens=lambda text: len(count(text))).text
 
     def answer(self, prompt: str, parameters: GenerationParameters) -> str:
         """Return the answer to a prompt: text in, text out, as the handler does it."""
@@ -59,30 +59,34 @@ class EngineAlone:
         return self._tokenization.decode(finished[0].tokens)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of all questions (default: %(default)s)")
-    parser.add_argument("--max-length", type=int, default=40, help="new tokens forced (default: %(default)s)")
-    options = parser.parse_args()
-    parameters = GenerationParameters.from_mapping(
-        {"do_sample": False, "max_length": options.max_length, "min_length": options.max_length}
-    )
+def measure_overhead(
+    stack: Stack,
+    archive: Path,
+    scratch: Path,
+    knowledge: str,
+    questions: Sequence[str],
+    *,
+    rounds: int,
+    new_tokens: int,
+) -> dict[str, Any]:
+    """Return the medians of `rounds` rounds of all `questions`, in milliseconds, after one that warms up.
+
+    `stack` serves `archive`, which is unpacked into the folder `scratch`. Raises SystemExit when the answers differ.
+    """
+    parameters = GenerationParameters(do_sample=False, max_length=new_tokens, min_length=new_tokens)
     alone_ms: list[float] = []
     stack_ms: list[float] = []
-    with contextlib.ExitStack() as opened:
-        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        stack = opened.enter_context(trial_stack(folder))
-        http = opened.enter_context(httpx.Client(timeout=60))
-        zipfile.ZipFile(ARCHIVE).extractall(folder / "archive")
-        metadata = read_metadata(ARCHIVE)
-        engine = EngineAlone(folder / "archive" / MODEL_FOLDER, metadata)
-        bot = f"{stack.gateway_url}/v1/bots/cricket"
-        http.put(bot, json={"knowledge": engine.knowledge}).raise_for_status()
-        body = {"parameters": parameters.to_mapping()}
-        for round_number in range(options.rounds + 1):
-            for question in QUESTIONS:
-                prompt = engine.prompt(question)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(scratch / "archive")
+    metadata = read_metadata(archive)
+    engine = EngineAlone(scratch / "archive" / MODEL_FOLDER, metadata)
+    bot = f"{stack.gateway_url}/v1/bots/overhead"
+    body = {"parameters": parameters.to_mapping()}
+    with httpx.Client(timeout=60) as http:
+        http.put(bot, json={"knowledge": knowledge}).raise_for_status()
+        for round_number in range(rounds + 1):
+            for question in questions:
+                prompt = engine.prompt(question, knowledge)
                 start = time.perf_counter()
                 expected = engine.answer(prompt, parameters)
                 between = time.perf_counter()
@@ -94,16 +98,35 @@ def main() -> None:
                     alone_ms.append((between - start) * 1e3)
                     stack_ms.append((end - between) * 1e3)
     differences = [stack - alone for stack, alone in zip(stack_ms, alone_ms, strict=True)]
-    result = {
+    return {
         "engine_ms_p50": round(statistics.median(alone_ms), 2),
         "stack_ms_p50": round(statistics.median(stack_ms), 2),
         "stack_overhead_ms_p50": round(statistics.median(differences), 2),
         "pairs": len(differences),
-        "new_tokens": options.max_length,
+        "new_tokens": new_tokens,
         "model": metadata,
-        "machine": machine(),
     }
-    print(f"engine alone      {result['engine_ms_p50']:>9} ms  (median of {len(differences)})")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of all questions (default: %(default)s)")
+    parser.add_argument("--max-length", type=int, default=40, help="new tokens forced (default: %(default)s)")
+    options = parser.parse_args()
+    knowledge = (ROOT / "examples" / "cricket.txt").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch, trial_stack(Path(scratch)) as stack:
+        measured = measure_overhead(
+            stack,
+            ARCHIVE,
+            Path(scratch),
+            knowledge,
+            QUESTIONS,
+            rounds=options.rounds,
+            new_tokens=options.max_length,
+        )
+    result = measured | {"machine": machine()}
+    print(f"engine alone      {result['engine_ms_p50']:>9} ms  (median of {result['pairs']})")
     print(f"whole stack       {result['stack_ms_p50']:>9} ms")
     print(f"stack over engine {result['stack_overhead_ms_p50']:>9} ms  (median of the differences)")
     print(json.dumps(result))

@@ -20,7 +20,7 @@ from handler.contract.archive import METADATA, MODEL_FOLDER, TOKENIZER
 from handler.contract.generation import GenerationParameters, ParameterError
 from handler.contract.prompt import FORMAT_VERSION
 from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, encode_failure
-from handler.engines import load_engine
+from handler.engines import DEFAULT_ENGINE, load_engine
 from handler.engines.base import EngineError
 from handler.scheduler import Finished, Scheduler
 from handler.tokenization import Tokenization
@@ -50,7 +50,7 @@ class GodelHandler:
         self._tokenization = Tokenization(model_dir / TOKENIZER)
         # batchSize means slots when batching is continuous and the batch when it is not: both live at once.
         self._engine = load_engine(
-            options.get("engine", "torch"),
+            options.get("engine", DEFAULT_ENGINE),
             options.get("precision", "auto"),
             model_dir / MODEL_FOLDER,
             slots=int(properties.get("batch_size") or 1),

@@ -1,6 +1,7 @@
 """Continuous batching: requests join and leave between steps, each in a slot of the engine.
 
-The scheduler knows token ids, slots and time; nothing of text or TorchServe. It promises that a request
+The scheduler knows token ids, slots and time; nothing of text or TorchServe. A request that is alone is given
+several tokens a step where its prompt suggests them (drafting.py), which changes no answer. It promises that a request
 past its deadline, cancelled or finished frees its slot before the next step, and that admitting
 requests delays the live ones by at most `prefill_tokens` tokens of encoding (or one prompt) a step.
 """
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from handler.contract.generation import GenerationParameters
 from handler.contract.wire import FinishReason
+from handler.drafting import PromptLookup
 from handler.engines.base import Engine
 from handler.sampling import RowState, next_tokens
 
@@ -27,6 +29,8 @@ class Finished:
     queue_ms: float
     compute_ms: float
     batch_size: int
+    steps: int
+    """How often the engine was called for it; fewer than tokens where drafts were right."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,21 +45,28 @@ class _Request:
     queue_ms: float = 0.0
     started: float = 0.0
     batch_size: int = 0
+    steps: int = 0
+    lookup: PromptLookup | None = None
 
 
 class Scheduler:
-    """Runs requests on `engine`. Not thread-safe. `clock` is wall time, `timer` monotonic, both in seconds."""
+    """Runs requests on `engine`. Not thread-safe. Without `drafts` each token takes a step.
+
+    `clock` is wall time, `timer` monotonic, both in seconds.
+    """
 
     def __init__(
         self,
         engine: Engine,
         *,
         prefill_tokens: int,
+        drafts: bool = True,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
         self._prefill_tokens = prefill_tokens
+        self._draft_tokens = engine.description.draft_tokens if drafts else 0
         self._clock, self._timer = clock, timer
         self._waiting: deque[_Request] = deque()
         self._live: dict[Hashable, _Request] = {}
@@ -105,24 +116,53 @@ class Scheduler:
             self.cancel(key)
 
     def step(self) -> list[Finished]:
-        """Admit what fits, advance every live request by one token, return those that ended."""
+        """Admit what fits, advance every live request by a token or a draft, return those that ended."""
         finished = self._expire()
         self._admit()
         if not self._live:
             return finished
         requests = list(self._live.values())
-        rows = [request.row for request in requests]
-        slots = [request.slot for request in requests if request.slot is not None]
-        logits = self._engine.step(slots, [row.history[-1] for row in rows])
-        eos = self._engine.description.eos_token_id
-        tokens = next_tokens(logits, rows, eos)
-        for request, row, token in zip(requests, rows, tokens, strict=True):
+        for request in requests:
             request.batch_size = max(request.batch_size, len(requests))
-            if token == eos:
-                finished.append(self._finish(request, "stop"))
-            elif row.length >= request.parameters.max_length:
-                finished.append(self._finish(request, "length"))
+            request.steps += 1
+        if len(requests) == 1 and (draft := self._draft(requests[0])):
+            return finished + self._check_draft(requests[0], draft)
+        rows = [request.row for request in requests]
+        logits = self._engine.step([self._slot(request) for request in requests], [row.history[-1] for row in rows])
+        tokens = next_tokens(logits, rows, self._engine.description.eos_token_id)
+        for request, token in zip(requests, tokens, strict=True):
+            if reason := self._end(request, token):
+                finished.append(self._finish(request, reason))
         return finished
+
+    def _draft(self, request: _Request) -> list[int]:
+        """Return a guess at the next tokens, at most as many as the engine likes and the answer may still have."""
+        room = request.parameters.max_length - request.row.length - 1
+        count = min(self._draft_tokens, room)
+        if count <= 0:
+            return []
+        if request.lookup is None:
+            request.lookup = PromptLookup(request.prompt_ids)
+        return request.lookup.draft(request.row.history, count)
+
+    def _check_draft(self, request: _Request, draft: Sequence[int]) -> list[Finished]:
+        """Feed the due token and the draft; draw token after token while what is drawn is what was guessed."""
+        slot = self._slot(request)
+        logits = self._engine.extend(slot, [request.row.history[-1], *draft])
+        for place, scores in enumerate(logits):
+            (token,) = next_tokens(scores[None], [request.row], self._engine.description.eos_token_id)
+            if reason := self._end(request, token):
+                return [self._finish(request, reason)]
+            if place == len(draft) or token != draft[place]:
+                self._engine.rewind(slot, len(draft) - place)
+                break
+        return []
+
+    def _end(self, request: _Request, token: int) -> FinishReason | None:
+        """Return why `request` ends with `token`, None while it goes on."""
+        if token == self._engine.description.eos_token_id:
+            return "stop"
+        return "length" if request.row.length >= request.parameters.max_length else None
 
     def _admit(self) -> None:
         """Encode waiting requests, oldest first, within the free slots and this step's prefill budget."""
@@ -156,7 +196,14 @@ class Scheduler:
             queue_ms=request.queue_ms if admitted else max(0.0, (self._clock() - request.submitted_at) * 1e3),
             compute_ms=(self._timer() - request.started) * 1e3 if admitted else 0.0,
             batch_size=request.batch_size,
+            steps=request.steps,
         )
+
+    @staticmethod
+    def _slot(request: _Request) -> int:
+        if request.slot is None:
+            raise AssertionError("a live request has a slot")
+        return request.slot
 
     def _free(self, request: _Request) -> None:
         if request.slot is not None:

@@ -25,10 +25,15 @@ class Rule:
 
 RULES = [
     Rule("handler/contract", ours=("handler.contract",)),
-    Rule("handler/scheduler.py", ours=("handler.contract", "handler.engines.base", "handler.sampling")),
+    Rule(
+        "handler/scheduler.py",
+        ours=("handler.contract", "handler.drafting", "handler.engines.base", "handler.sampling"),
+    ),
+    Rule("handler/drafting.py", ours=()),
     Rule("handler/sampling.py", ours=("handler.contract",), others=("numpy",)),
     Rule("handler/tokenization.py", ours=("handler.engines.base",), others=("tokenizers",)),
     Rule("handler/engines", ours=("handler.contract", "handler.engines"), others=("numpy",)),
+    Rule("handler/engines/onnx_engine.py", ours=("handler.engines",), others=("numpy", "onnxruntime")),
     Rule("handler/engines/torch_engine.py", ours=("handler.engines",), others=("numpy", "torch")),
     Rule("handler/engines/torch_weights.py", ours=("handler.engines",), others=("torch", "safetensors")),
     Rule("handler/engines/static_step.py", ours=("handler.engines",), others=("numpy", "torch")),

@@ -1,6 +1,7 @@
 """What a model answers, by the engine that serves it: greedy, several prompts at a time."""
 
 import json
+import math
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -27,15 +28,21 @@ _CHUNK: Final = 128
 class Answerer:
     """A model folder, loaded by a serving engine."""
 
-    def __init__(self, model: Path, engine: str = "torch", precision: str = "auto") -> None:
+    def __init__(self, model: Path, engine: str = "torch", precision: str = "auto", slots: int = SLOTS) -> None:
         """Load the engine. Raises EngineError when it cannot."""
         self._tokenization = Tokenization(model / "tokenizer.json")
-        self._engine = load_engine(engine, precision, model, slots=SLOTS)
+        self._engine = load_engine(engine, precision, model, slots=slots)
+        self._tokens = self._steps = 0
 
     @property
     def budget(self) -> int:
         """The most tokens of a prompt."""
         return self._engine.description.max_prompt_tokens
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens of an answer for each step of the model spent on it so far; above 1 where drafts were right."""
+        return self._tokens / self._steps if self._steps else math.nan
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is, the end token included."""
@@ -52,6 +59,9 @@ class Answerer:
         answers = [""] * len(prompts)
         while not scheduler.idle:
             for finished in scheduler.step():
+                # The end token is one of them: it takes a step like any other.
+                self._tokens += len(finished.tokens) + (finished.finish_reason == "stop")
+                self._steps += finished.steps
                 answers[int(str(finished.key))] = self._tokenization.decode(finished.tokens)
                 answered()
         return answers

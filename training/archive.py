@@ -1,6 +1,6 @@
 """Builds a model archive: handler, contract, engine, weights, tokenizer and metadata in one `.mar`.
 
-`python -m training.archive --model models/embedded --engine torch --precision auto --output model_store/godel.mar`
+`python -m training.archive --model models/embedded --engine onnx --precision int8 --output model_store/godel.mar`
 
 The same inputs give the same bytes. An archive appears whole or not at all, and is read again before it
 is called done. With `--if-stale` nothing happens while the archive is what its own inputs would give: what is
@@ -22,21 +22,25 @@ from typing import Any, Final
 
 import yaml
 
-from handler.contract.archive import METADATA, MODEL_FILES, MODEL_FOLDER, ArchiveError, check_archive, read_metadata
+from handler.contract.archive import METADATA, MODEL_FOLDER, ArchiveError, check_archive, model_files, read_metadata
 from handler.contract.prompt import FORMAT_VERSION
-from handler.engines import check_engine
+from handler.engines import DEFAULT_ENGINE, check_engine
 from handler.engines.base import EngineError
-from training.checkpoint import CheckpointError, resolve_checkpoint, source_files
+from training.checkpoint import CheckpointError, source_files
+from training.serving import serving_folder
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 HANDLER: Final = ROOT / "handler"
 HANDLER_MODULE: Final = HANDLER / "godel_handler.py"
 MODEL_CONFIG: Final = HANDLER / "model-config.yaml"
-BUILDERS: Final = (Path(__file__), Path(__file__).with_name("checkpoint.py"))
+BUILDERS: Final = tuple(
+    Path(__file__).with_name(f"{name}.py")
+    for name in ("archive", "checkpoint", "onnx_export", "onnx_graphs", "quantization", "serving")
+)
 
 DEFAULTS: Final = {
     "model": "models/embedded",
-    "engine": "torch",
+    "engine": DEFAULT_ENGINE,
     "precision": "auto",
     "name": "godel",
     "version": "1.0",
@@ -60,10 +64,10 @@ def build_archive(
         raise ArchiveError(f"{output} is to end in .mar, or TorchServe will not take it")
     with tempfile.TemporaryDirectory(prefix="godel-archive-") as scratch:
         extra = Path(scratch) / "extra"
-        checkpoint = resolve_checkpoint(model, Path(scratch) / "checkpoint")
+        folder = serving_folder(model, Path(scratch), engine=engine, precision=precision)
         metadata = _recipe(model, engine, precision, name, version)
-        metadata["model_sha256"] = _hash({Path(file): checkpoint / file for file in MODEL_FILES})
-        _lay_out(extra, checkpoint, metadata)
+        metadata["model_sha256"] = _hash({Path(file): folder / file for file in model_files(engine)})
+        _lay_out(extra, folder, metadata)
         config = Path(scratch) / "model-config.yaml"
         config.write_text(yaml.safe_dump(_worker_config(engine, precision), sort_keys=True), encoding="utf-8")
         built = _run_archiver(extra, config, Path(scratch), name, version)
@@ -130,7 +134,7 @@ def _handler_files() -> Iterator[Path]:
     yield from sorted(path for path in HANDLER.rglob("*.py") if "__pycache__" not in path.parts)
 
 
-def _lay_out(extra: Path, checkpoint: Path, metadata: Mapping[str, Any]) -> None:
+def _lay_out(extra: Path, folder: Path, metadata: Mapping[str, Any]) -> None:
     """Fill `extra` with what stands beside the handler module in the worker's folder."""
     for source in _handler_files():
         if source == HANDLER_MODULE:
@@ -139,8 +143,8 @@ def _lay_out(extra: Path, checkpoint: Path, metadata: Mapping[str, Any]) -> None
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     (extra / MODEL_FOLDER).mkdir()
-    for file in MODEL_FILES:
-        shutil.copyfile(checkpoint / file, extra / MODEL_FOLDER / file)
+    for file in model_files(metadata["engine"]):
+        shutil.copyfile(folder / file, extra / MODEL_FOLDER / file)
     (extra / METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -190,7 +194,7 @@ def main() -> None:
     helps = {
         "model": "checkpoint folder or hub name",
         "engine": "engine that serves it",
-        "precision": "auto, fp32 or bf16",
+        "precision": "auto; onnx: int8 or int4, torch: fp32 or bf16",
         "name": "name in TorchServe",
         "version": "version in TorchServe",
     }
@@ -201,7 +205,10 @@ def main() -> None:
     options = parser.parse_args()
     said = {choice: value for choice in DEFAULTS if (value := getattr(options, choice)) is not None}
     try:
-        chosen = DEFAULTS | (held_choices(options.output) if options.if_stale else {}) | said
+        held = held_choices(options.output) if options.if_stale else {}
+        if said.get("engine", held.get("engine")) != held.get("engine"):
+            held.pop("precision", None)  # one engine's precision says nothing to another
+        chosen = DEFAULTS | held | said
         model = chosen.pop("model")
         if options.if_stale and not is_stale(options.output, model, **chosen):
             return

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from handler.contract.archive import CHECKPOINT_FILES
+from handler.contract.archive import CHECKPOINT_FILES, ONNX_FILES
 from handler.contract.prompt import TURN_SEPARATOR
 
 _HUB_FILES: Final = (
@@ -49,9 +49,11 @@ def resolve_checkpoint(model: str, scratch: Path) -> Path:
 
 
 def source_files(folder: Path) -> list[Path]:
-    """Return the files that a checkpoint made from `folder` depends on."""
-    names = CHECKPOINT_FILES if all((folder / name).is_file() for name in CHECKPOINT_FILES) else _HUB_FILES
-    return [folder / name for name in names if (folder / name).is_file()]
+    """Return the files that what is served of `folder` depends on."""
+    for names in (ONNX_FILES, CHECKPOINT_FILES):
+        if all((folder / name).is_file() for name in names):
+            return [folder / name for name in names]
+    return [folder / name for name in _HUB_FILES if (folder / name).is_file()]
 
 
 def _fetch(name: str) -> Path:

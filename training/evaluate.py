@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,26 +17,23 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from handler.contract.archive import CHECKPOINT_FILES
 from handler.contract.prompt import fit
-from handler.engines import ENGINES, check_engine
+from handler.engines import DEFAULT_ENGINE, ENGINES, check_engine
 from handler.engines.base import EngineError
 from training.answers import SLOTS, Answerer
+from training.checkpoint import CheckpointError
 from training.command_line import whole
 from training.data import DataError, Record, read_records
 from training.metrics import best_overlap, first_sentence, score
 from training.samples_page import samples_page
+from training.serving import serving_folder
 from training.whole_file import check_writable, write_whole
 
 SAMPLES_PAGE: Final = Path("build/samples.html")
 
 
-def answer_all(records: Sequence[Record], model: Path, engine: str, precision: str) -> tuple[list[str], float]:
-    """Return the model's answers to `records` and the milliseconds each took, several at a time.
-
-    Raises EngineError when the model cannot be loaded.
-    """
-    answerer = Answerer(model, engine, precision)
+def answer_all(records: Sequence[Record], answerer: Answerer) -> tuple[list[str], float]:
+    """Return the model's answers to `records` and the milliseconds each took, several at a time."""
     prompts = [
         fit(record.turns, record.knowledge, budget=answerer.budget, count_tokens=answerer.count_tokens).text
         for record in records
@@ -48,13 +46,16 @@ def answer_all(records: Sequence[Record], model: Path, engine: str, precision: s
 
 
 def evaluate(
-    records: Sequence[Record], model: Path, engine: str, precision: str
+    records: Sequence[Record], model: str, engine: str, precision: str, at_once: int = SLOTS
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Return the metrics of the model and of both baselines by name, and the model's answers.
 
-    Raises EngineError when the model cannot be loaded.
+    Raises CheckpointError or EngineError when the model cannot be loaded.
     """
-    answers, milliseconds = answer_all(records, model, engine, precision)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = serving_folder(model, Path(scratch), engine=engine, precision=precision)
+        answerer = Answerer(folder, engine, precision, slots=at_once)
+        answers, milliseconds = answer_all(records, answerer)
 
     def measure(replies: Sequence[str]) -> dict[str, float]:
         return score(
@@ -68,7 +69,7 @@ def evaluate(
         return [rule(record.knowledge, record.turns[-1]) for record in records]
 
     table = {
-        "model": measure(answers) | {"ms_per_reply": milliseconds},
+        "model": measure(answers) | {"ms_per_reply": milliseconds, "tokens_per_step": answerer.tokens_per_step},
         "first sentence": measure(copied(first_sentence)),
         "best overlap": measure(copied(best_overlap)),
     }
@@ -81,16 +82,13 @@ def main() -> None:
     page: Path | None = options.samples_page if options.samples else None
     try:
         check_engine(options.engine, options.precision)
-        for name in CHECKPOINT_FILES:
-            if not (options.model / name).is_file():
-                raise EngineError(f"{options.model / name} is missing; a model folder holds {', '.join(CHECKPOINT_FILES)}")
         records = read_records(options.data)
         if options.limit and options.limit < len(records):
             records = [records[number * len(records) // options.limit] for number in range(options.limit)]
         for output in (options.json, page):
             if output:
                 check_writable(output)
-        table, answers = evaluate(records, options.model, options.engine, options.precision)
+        table, answers = evaluate(records, options.model, options.engine, options.precision, options.at_once)
         text = json.dumps(_result(options.data, len(records), table))
         _print_table(table)
         if page:
@@ -98,10 +96,10 @@ def main() -> None:
         print(text, flush=True)  # before the files: what took long is seen even where the disk has become full
         outputs = {options.json: text + "\n"} if options.json else {}
         if page:
-            title = f"{options.model.name} on {options.data.name}"
+            title = f"{Path(options.model).name} on {options.data.name}"
             outputs[page] = samples_page(records[: options.samples], answers[: options.samples], title)
         write_whole(outputs)
-    except (DataError, EngineError, OSError) as error:
+    except (CheckpointError, DataError, EngineError, OSError) as error:
         sys.exit(f"evaluate: {error}")
 
 
@@ -126,12 +124,13 @@ def _print_table(table: dict[str, dict[str, float]]) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
-        description=f"Measure a model's greedy answers with the engine that serves it, {SLOTS} at a time.",
+        description="Measure a model's greedy answers with the engine that serves it.",
     )
-    parser.add_argument("--model", type=Path, default=Path("models/embedded"), help="model folder (%(default)s)")
+    parser.add_argument("--model", default="models/embedded", help="model folder or hub name (%(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="JSON-lines records")
-    parser.add_argument("--engine", default="torch", help=f"{' or '.join(ENGINES)} (%(default)s)")
-    parser.add_argument("--precision", default="auto", help="as the engine has it: auto, fp32 or bf16 (%(default)s)")
+    parser.add_argument("--engine", default=DEFAULT_ENGINE, help=f"{' or '.join(ENGINES)} (%(default)s)")
+    parser.add_argument("--precision", default="auto", help="one that the engine has (%(default)s)")
+    parser.add_argument("--at_once", type=whole(1), default=SLOTS, help="questions in work at a time (%(default)s)")
     parser.add_argument("--limit", type=whole(1), help="take this many records, evenly spread over the file")
     parser.add_argument("--samples", type=whole(0), default=0, help="write this many answers to a page")
     parser.add_argument(

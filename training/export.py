@@ -1,32 +1,47 @@
 """Makes of any checkpoint the folder an engine serves: `python -m training.export --model NAME --output FOLDER`.
 
-Takes folders laid out like the hub's or ours, and hub names. What it writes is asked a question by the engine
-before it is put in its place; `make archive MODEL=FOLDER` packs it.
+Takes folders laid out like the hub's or ours, and hub names. For engine onnx it writes ONNX graphs with 8- or 4-bit
+weights, for torch a checkpoint folder in fp32 or bf16. What it writes is asked a question by the engine before it is
+put in its place; `make archive MODEL=FOLDER` packs it, or the checkpoint itself.
 """
 
 import argparse
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from handler.contract.prompt import render
-from handler.engines import ENGINES
+from handler.engines import DEFAULT_ENGINE, ENGINES, check_engine
 from handler.engines.base import EngineError
 from training.answers import Answerer
 from training.checkpoint import CheckpointError, resolve_checkpoint
-from training.model_folder import DTYPES, load_model, save_model
+from training.model_folder import load_model, save_model
 from training.run_folder import RunFolderError
+from training.serving import is_export, serving_folder
 
 
-def export(model: str, output: Path, *, engine: str = "torch", precision: str = "fp32") -> float:
-    """Write `model`, stored in `precision`, to the folder `output` for `engine`; return its size in MB.
+def export(model: str, output: Path, *, engine: str = DEFAULT_ENGINE, precision: str = "auto") -> float:
+    """Write `model`, in `precision`, to the folder `output` for `engine`; return its size in MB.
 
-    Raises CheckpointError when `model` cannot be read, EngineError when the engine cannot serve it, and
-    RunFolderError when it cannot be written.
+    "auto" is int8 for onnx and fp32 for torch. Raises CheckpointError when `model` cannot be read, EngineError when
+    the engine cannot serve it, and RunFolderError or OSError when it cannot be written; an earlier `output` is then
+    left as it was.
     """
-    folder = resolve_checkpoint(model, output.with_name(f".{output.name}.converted"))
-    loaded, tokenizer = load_model(folder)
-    save_model(loaded, tokenizer, output, precision)
-    Answerer(output, engine)([render(["Is the sea blue?"], "The sea is blue.")])
+    check_engine(engine, precision)
+    if is_export(Path(model)):
+        raise CheckpointError(f"{model} is an export already; give the checkpoint it was made of")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+        if engine == "onnx":
+            made = serving_folder(model, Path(scratch), engine=engine, precision=precision)
+        else:
+            loaded, tokenizer = load_model(resolve_checkpoint(model, Path(scratch) / "checkpoint"))
+            stored = "fp32" if precision == "auto" else precision
+            made = save_model(loaded, tokenizer, Path(scratch) / "stored", stored)
+        Answerer(made, engine)([render(["Is the sea blue?"], "The sea is blue.")])
+        shutil.rmtree(output, ignore_errors=True)
+        made.rename(output)
     return sum(path.stat().st_size for path in output.iterdir()) / 1e6
 
 
@@ -39,9 +54,12 @@ def main() -> None:
         "--model", required=True, help="checkpoint folder, laid out like the hub's or ours, or hub name"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--engine", default="torch", choices=sorted(ENGINES), help="(default: %(default)s)")
+    engines = sorted(ENGINES.keys() - {"echo"})
+    parser.add_argument("--engine", default=DEFAULT_ENGINE, choices=engines, help="(default: %(default)s)")
     parser.add_argument(
-        "--precision", default="fp32", choices=sorted(DTYPES), help="of the stored weights (default: %(default)s)"
+        "--precision",
+        default="auto",
+        help="onnx: int8 (auto) or int4; torch: fp32 (auto) or bf16 (default: %(default)s)",
     )
     options = parser.parse_args()
     try:

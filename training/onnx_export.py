@@ -39,8 +39,13 @@ def export_onnx(checkpoint: Path, output: Path, precision: str) -> None:
     weights = read_weights(checkpoint, geometry, torch.float32, torch.device("cpu"))
     steps = cross_attention_steps(checkpoint)
     metadata = {PRECISION_KEY: f"int{bits}"}
-    onnx.save(encoder_graph(geometry, weights, steps, metadata), output / "encoder.onnx")
-    onnx.save(decoder_graph(geometry, weights, steps, bits, metadata), output / "decoder.onnx")
+    graphs = {
+        "encoder.onnx": encoder_graph(geometry, weights, steps, metadata),
+        "decoder.onnx": decoder_graph(geometry, weights, steps, bits, metadata),
+    }
+    for name, graph in graphs.items():
+        # Beside the graph the weights are mapped, not read: loading takes no memory twice.
+        onnx.save(graph, output / name, save_as_external_data=True, location=f"{name}.data")
     # Looked up row by row from the mapped file: the worker holds the rows it has met, not the table.
     np.save(output / "embedding.npy", weights.embedding.numpy().astype(np.float16))
     np.save(output / "encoder_bias.npy", weights.encoder_bias.numpy())

@@ -45,7 +45,9 @@ class _Graph:
     def output(self, name: str, kind: int, shape: list[str | int]) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
-    def node(self, operator: str, *inputs: str, outputs: int | list[str] = 1, domain: str = "", **attributes: Any) -> Any:
+    def node(
+        self, operator: str, *inputs: str, outputs: int | list[str] = 1, domain: str = "", **attributes: Any
+    ) -> Any:
         """Add a node; return its output's name, or a list of names where there are several."""
         names = outputs if isinstance(outputs, list) else [f"value_{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(operator, list(inputs), names, domain=domain, **attributes))
@@ -108,15 +110,19 @@ def encoder_graph(
         hidden, normed = graph.add_and_norm(hidden, linear(mixed, attention.output), feed_forward.norm)
         inner = graph.node("Relu", linear(normed, feed_forward.inner))
         hidden, normed = graph.add_and_norm(hidden, linear(inner, feed_forward.output), next_norm)
-    # The projection's own scales carry the division by the steps, so that what it gives need only be rounded.
-    steps = linear(normed, weights.cross_key_value, cross_scales)
-    rounded = graph.node("QuantizeLinear", steps, graph.constant(np.float32(1)), graph.constant(np.int8(0)))
-    shape = graph.constant([-1, geometry.decoder_layers * 2, geometry.heads, geometry.d_kv])
-    split = graph.node("Reshape", rounded, shape)
-    graph.node("Transpose", split, perm=[1, 2, 0, 3], outputs=["cross"])
-    graph.output(
-        "cross", TensorProto.INT8, [geometry.decoder_layers * 2, geometry.heads, "length", geometry.d_kv]
+    # Layer by layer: all at once would be the most memory that a prompt needs. The projection's own scales carry the
+    # division by the steps, so that what it gives need only be rounded.
+    shape = graph.constant([-1, 2, geometry.heads, geometry.d_kv])
+    one, zero = graph.constant(np.float32(1)), graph.constant(np.int8(0))
+    layers = zip(
+        weights.cross_key_value.chunk(geometry.decoder_layers),
+        np.split(cross_scales, geometry.decoder_layers),
+        strict=True,
     )
+    for layer, (weight, scales) in enumerate(layers):
+        rounded = graph.node("QuantizeLinear", linear(normed, weight, scales), one, zero)
+        graph.node("Transpose", graph.node("Reshape", rounded, shape), perm=[1, 2, 0, 3], outputs=[f"cross_{layer}"])
+        graph.output(f"cross_{layer}", TensorProto.INT8, [2, geometry.heads, "length", geometry.d_kv])
     return graph.model(metadata)
 
 
@@ -131,18 +137,18 @@ def decoder_graph(
     graph = _Graph(geometry)
     heads, width = geometry.heads, geometry.d_kv
 
-    def linear(hidden: str, weight: Any, bits: int = bits) -> str:
+    def linear(hidden: str, weight: Any, bits: int = bits, outputs: int | list[str] = 1) -> str:
         values, scales = by_block(weight.float().numpy(), bits)
-        outputs, inputs = weight.shape
         return str(
             graph.node(
                 "MatMulNBits",
                 hidden,
                 graph.constant(values),
                 graph.constant(scales),
+                outputs=outputs,
                 domain="com.microsoft",
-                K=inputs,
-                N=outputs,
+                N=weight.shape[0],
+                K=weight.shape[1],
                 bits=bits,
                 block_size=BLOCKS[bits],
                 accuracy_level=4,  # activations in 8 bits
@@ -205,7 +211,5 @@ def decoder_graph(
         hidden, normed = graph.add_and_norm(hidden, linear(mixed, cross.output), feed_forward.norm)
         inner = graph.node("Relu", linear(normed, feed_forward.inner))
         hidden, normed = graph.add_and_norm(hidden, linear(inner, feed_forward.output), next_norm)
-    logits = linear(normed, weights.head, HEAD_BITS)
-    graph.nodes[-1].output[0] = "logits"
-    assert logits
+    linear(normed, weights.head, HEAD_BITS, ["logits"])
     return graph.model(metadata)

@@ -54,7 +54,7 @@ def by_block(weight: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8],
             better = error < least
             values, scales = np.where(better, other, values), np.where(better, narrower, scales)
             least = np.minimum(error, least)
-        values = values[..., 0::2] | values[..., 1::2] << 4
+        values = values[..., 0::2] | values[..., 1::2] << np.uint8(4)
     return np.ascontiguousarray(values), np.ascontiguousarray(scales[..., 0])
 
 
@@ -68,4 +68,5 @@ def _error(
     blocks: NDArray[np.float32], values: NDArray[np.uint8], scales: NDArray[np.float32], middle: int
 ) -> NDArray[np.float32]:
     difference: NDArray[np.float32] = (values.astype(np.float32) - middle) * scales - blocks
-    return np.square(difference).sum(axis=2, keepdims=True)
+    error: NDArray[np.float32] = np.square(difference).sum(axis=2, keepdims=True)
+    return error

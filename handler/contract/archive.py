@@ -16,14 +16,16 @@ CHECKPOINT_FILES: Final = ("config.json", "model.safetensors", TOKENIZER_FILE)
 ONNX_FILES: Final = (
     "config.json",
     "encoder.onnx",
+    "encoder.onnx.data",
     "decoder.onnx",
+    "decoder.onnx.data",
     "embedding.npy",
     "encoder_bias.npy",
     "decoder_bias.npy",
     TOKENIZER_FILE,
 )
-"""What `training.export` makes of a checkpoint for the engine onnx: both graphs, the embedding in float16, shape
-(vocabulary, d_model), and the position biases by bucket, shape (buckets, heads)."""
+"""What `training.export` makes of a checkpoint for the engine onnx: both graphs and their weights, the embedding in
+float16, shape (vocabulary, d_model), and the position biases by bucket, shape (buckets, heads)."""
 
 
 def model_files(engine: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import httpx
 
 from handler.contract.archive import read_metadata
+from handler.engines import ENGINES
 from launcher.properties import ROOT
 from launcher.serve import Stack
 
@@ -60,7 +61,7 @@ def test_the_model_endpoint_tells_what_is_served(http: httpx.Client, archive: Pa
     metadata = read_metadata(archive)
     assert (model["name"], model["version"]) == ("godel", metadata["version"])
     assert model["engine"] == metadata["engine"]
-    assert model["precision"] in ("fp32", "bf16")
+    assert model["precision"] in ENGINES[model["engine"]]
     assert model["device"] == "cpu"
     assert [worker["status"] for worker in model["workers"]] == ["READY"]
 

@@ -53,7 +53,7 @@ def test_the_commands_to_the_management_api_succeed_in_order(tmp_path: Path, arc
     store = tmp_path / "store"
     store.mkdir()
     shutil.copy(archive, store / "godel.mar")
-    build_archive("models/embedded", store / "godel-2.0.mar", engine="torch", precision="bf16", version="2.0")
+    build_archive("models/embedded", store / "godel-2.0.mar", engine="onnx", precision="int4", version="2.0")
     commands = curl_lines(MANAGEMENT)
     assert len(commands) == 5
     with trial_torchserve(tmp_path / "run", store / "godel.mar", {"enable_model_api": "true"}) as torchserve:

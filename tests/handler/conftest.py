@@ -1,4 +1,4 @@
-"""A tiny random T5 checkpoint with a tokenizer, made once for all handler tests."""
+"""A tiny random T5 checkpoint with a tokenizer, made once for all handler tests, and what engines load of it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import T5Config, T5ForConditionalGeneration
+
+from training.export import export
 
 WORDS = [f"w{number}" for number in range(90)]
 
@@ -50,3 +52,13 @@ def reference(checkpoint: Path) -> Any:
     """The same checkpoint in `transformers`, what the engines are held against."""
     model: Any = T5ForConditionalGeneration.from_pretrained(checkpoint)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def exports(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The checkpoint as each engine and precision loads it, by "engine-precision"."""
+    folders = {"torch-fp32": checkpoint, "torch-bf16": checkpoint, "echo-auto": checkpoint}
+    for precision in ("int8", "int4"):
+        folders[f"onnx-{precision}"] = tmp_path_factory.mktemp("exports") / precision
+        export(str(checkpoint), folders[f"onnx-{precision}"], engine="onnx", precision=precision)
+    return folders

@@ -1,5 +1,6 @@
-"""What every engine promises, and what the torch engine promises of `transformers`' numbers."""
+"""What every engine promises, and how near each is to `transformers`' numbers."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from handler.engines.torch_engine import TorchEngine
 MakeEngine = Callable[..., Engine]
 
 
-@pytest.fixture(params=[("torch", "fp32"), ("torch", "bf16"), ("echo", "auto")], ids="-".join)
-def make_engine(request: pytest.FixtureRequest, checkpoint: Path) -> MakeEngine:
-    name, precision = request.param
+@pytest.fixture(params=["onnx-int8", "onnx-int4", "torch-fp32", "torch-bf16", "echo-auto"])
+def make_engine(request: pytest.FixtureRequest, exports: dict[str, Path]) -> MakeEngine:
+    name, precision = request.param.split("-")
+    folder = exports[request.param]
 
     def make(slots: int = 8) -> Engine:
         options = {} if name == "echo" else {"device": "cpu", "max_prompt_tokens": 64, "max_new_tokens": 32}
-        return load_engine(name, precision, checkpoint, slots=slots, **options)
+        return load_engine(name, precision, folder, slots=slots, **options)
 
     return make
 
@@ -62,6 +64,43 @@ def test_logits_are_the_same_bits_alone_and_in_any_company(make_engine: MakeEngi
         alone.encode(slot, prompts(8)[slot])
         assert np.array_equal(alone.step([slot], [0])[0], together[row])
         alone.release(slot)
+
+
+def test_a_draft_gives_the_bits_of_one_token_at_a_time(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    tokens = [0, 9, 30, 4, 77, 5]
+    for prompt in prompts(3):
+        engine.encode(2, prompt)
+        one_by_one = np.concatenate([engine.step([2], [token]).copy() for token in tokens])
+        engine.release(2)
+        engine.encode(0, prompt)
+        before = engine.step([0], tokens[:1]).copy()
+        drafted = engine.extend(0, tokens[1:])
+        assert np.array_equal(np.concatenate([before, drafted]), one_by_one)
+        engine.release(0)
+
+
+def test_a_rewound_draft_leaves_no_trace(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    (prompt,) = prompts(1)
+    engine.encode(0, prompt)
+    expected = [engine.step([0], [token])[0].copy() for token in (0, 9, 30)]
+    engine.release(0)
+    engine.encode(0, prompt)
+    engine.extend(0, [0, 9, 55, 56, 57])
+    engine.rewind(0, 3)
+    assert np.array_equal(engine.step([0], [30])[0], expected[2])
+
+
+def test_a_step_of_some_slots_leaves_the_others_where_they_are(make_engine: MakeEngine) -> None:
+    engine, alone = make_engine(), make_engine()
+    for slot, prompt in enumerate(prompts(4)):
+        engine.encode(slot, prompt)
+    engine.step([0, 1, 2, 3], [0, 0, 0, 0])
+    engine.step([3, 1], [9, 9])
+    alone.encode(0, prompts(4)[2])
+    alone.step([0], [0])
+    assert np.array_equal(engine.step([2], [30])[0], alone.step([0], [30])[0])
 
 
 def test_requests_that_join_and_leave_between_steps_answer_as_if_alone(make_engine: MakeEngine) -> None:
@@ -106,6 +145,37 @@ def test_fp32_greedy_tokens_are_those_of_transformers(checkpoint: Path, referenc
         assert without_end[:6] == [token for token in expected[0, 1:].tolist() if token != 1][:6]
 
 
+def test_an_export_of_another_precision_is_refused(exports: dict[str, Path]) -> None:
+    with pytest.raises(EngineError, match="exported in int8, not int4"):
+        load_engine("onnx", "int4", exports["onnx-int8"], slots=1)
+
+
+def test_the_onnx_engine_says_that_it_leaves_the_gpu_alone(exports: dict[str, Path]) -> None:
+    description = load_engine("onnx", "auto", exports["onnx-int8"], slots=1, device="gpu", gpu_id=0).description
+    assert description.device == "cpu"
+    assert "ENGINE=torch" in (description.device_note or "")
+
+
+@pytest.mark.parametrize("file", ["encoder.onnx", "decoder.onnx", "embedding.npy", "decoder_bias.npy"])
+def test_an_export_that_is_cut_short_names_the_file(exports: dict[str, Path], tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(exports["onnx-int8"], folder)
+    (folder / file).write_bytes((folder / file).read_bytes()[:100])
+    with pytest.raises(EngineError, match=file):
+        load_engine("onnx", "int8", folder, slots=1)
+
+
+def test_where_rows_depend_on_their_number_steps_are_filled_up_and_drafts_are_off(
+    exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.engines.onnx_engine.np.array_equal", lambda *_: False)
+    engine = load_engine("onnx", "int8", exports["onnx-int8"], slots=4)
+    monkeypatch.undo()
+    assert engine.description.draft_tokens == 0
+    usual = load_engine("onnx", "int8", exports["onnx-int8"], slots=4)
+    assert greedy(engine, 0, prompts(1)[0]) == greedy(usual, 0, prompts(1)[0])
+
+
 def test_a_missing_gpu_is_reported_and_the_cpu_serves(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     engine = TorchEngine(checkpoint, slots=1, device="gpu", gpu_id=0)
@@ -120,7 +190,7 @@ def test_fp16_is_refused_with_its_reason(checkpoint: Path) -> None:
 
 
 def test_an_unknown_engine_names_the_known_ones(checkpoint: Path) -> None:
-    with pytest.raises(EngineError, match="torch or echo"):
+    with pytest.raises(EngineError, match="onnx or torch or echo"):
         load_engine("abacus", "auto", checkpoint, slots=1)
 
 

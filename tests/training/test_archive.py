@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from handler.contract.archive import ArchiveError, read_metadata
+from handler.contract.archive import ArchiveError, model_files, read_metadata
 from handler.contract.prompt import FORMAT_VERSION
 from handler.engines.base import EngineError
 from handler.engines.torch_engine import TorchEngine
 from handler.tokenization import Tokenization
 from training.archive import build_archive, is_stale
 from training.checkpoint import CheckpointError, resolve_checkpoint
+from training.export import export
 from training.pretrain import pretrain
 
 INPUTS: dict[str, str] = {"engine": "torch", "precision": "fp32", "name": "godel", "version": "1.0"}
+ONNX = INPUTS | {"engine": "onnx", "precision": "int8"}
+each_engine = pytest.mark.parametrize("inputs", [INPUTS, ONNX], ids=["torch", "onnx"])
 
 
 @pytest.fixture
@@ -26,41 +29,57 @@ def model(tmp_path: Path, data: Path, recipe: dict[str, Any]) -> Path:
     return pretrain(recipe, data=data, text=[], folder=tmp_path / "run")
 
 
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, model: Path) -> None:
+@each_engine
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, model: Path, inputs: dict[str, str]) -> None:
     first, second = tmp_path / "1.mar", tmp_path / "2.mar"
-    build_archive(str(model), first, **INPUTS)
-    build_archive(str(model), second, **INPUTS)
+    build_archive(str(model), first, **inputs)
+    build_archive(str(model), second, **inputs)
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_an_archive_says_what_it_is_made_of(tmp_path: Path, model: Path) -> None:
-    build_archive(str(model), tmp_path / "a.mar", **INPUTS)
+@each_engine
+def test_an_archive_says_what_it_is_made_of(tmp_path: Path, model: Path, inputs: dict[str, str]) -> None:
+    build_archive(str(model), tmp_path / "a.mar", **inputs)
     metadata = read_metadata(tmp_path / "a.mar")
     assert metadata["source"] == str(model)
-    assert (metadata["engine"], metadata["precision"]) == ("torch", "fp32")
+    assert (metadata["engine"], metadata["precision"]) == (inputs["engine"], inputs["precision"])
     assert metadata["format_version"] == FORMAT_VERSION
     assert len(metadata["model_sha256"]) == 64
     names = zipfile.ZipFile(tmp_path / "a.mar").namelist()
     assert "handler/scheduler.py" in names
+    assert {name for name in names if name.startswith("model/")} == {
+        f"model/{file}" for file in model_files(inputs["engine"])
+    }
     assert not [name for name in names if "__pycache__" in name or "gateway" in name]
 
 
-def test_an_archive_is_stale_when_missing_damaged_or_of_other_inputs(tmp_path: Path, model: Path) -> None:
+@each_engine
+def test_an_archive_is_stale_when_missing_damaged_or_of_other_inputs(tmp_path: Path, model: Path, inputs: dict[str, str]) -> None:
     archive = tmp_path / "a.mar"
-    assert is_stale(archive, str(model), **INPUTS)
-    build_archive(str(model), archive, **INPUTS)
-    assert not is_stale(archive, str(model), **INPUTS)
-    assert is_stale(archive, str(model), **INPUTS | {"precision": "bf16"})
+    assert is_stale(archive, str(model), **inputs)
+    build_archive(str(model), archive, **inputs)
+    assert not is_stale(archive, str(model), **inputs)
+    assert is_stale(archive, str(model), **inputs | {"precision": "auto"})
     whole = archive.read_bytes()
     middle = len(whole) // 2
     archive.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    assert is_stale(archive, str(model), **INPUTS)
+    assert is_stale(archive, str(model), **inputs)
     archive.write_bytes(whole)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"note": "changed"}))
-    assert is_stale(archive, str(model), **INPUTS)
+    assert is_stale(archive, str(model), **inputs)
     archive.write_bytes(archive.read_bytes()[:-100])
-    assert is_stale(archive, str(model), **INPUTS)
+    assert is_stale(archive, str(model), **inputs)
+
+
+def test_an_export_is_archived_as_it_is(tmp_path: Path, model: Path) -> None:
+    export(str(model), tmp_path / "export", engine="onnx", precision="int8")
+    build_archive(str(tmp_path / "export"), tmp_path / "a.mar", **ONNX)
+    archived = zipfile.ZipFile(tmp_path / "a.mar")
+    for file in model_files("onnx"):
+        assert archived.read(f"model/{file}") == (tmp_path / "export" / file).read_bytes()
+    with pytest.raises(CheckpointError, match="an export for engine onnx"):
+        build_archive(str(tmp_path / "export"), tmp_path / "b.mar", **INPUTS)
 
 
 @pytest.mark.parametrize(("wrong", "said"), [({"precision": "fp16"}, "NaN"), ({"engine": "abacus"}, "torch or echo")])

@@ -64,6 +64,13 @@ def test_what_is_said_comes_before_what_is_remembered(archive: Path, model: Path
     assert held_choices(archive) == CHOICES | {"model": str(model), "version": "3.0"}
 
 
+def test_another_engine_starts_from_its_own_precision(tmp_path: Path) -> None:
+    path, embedded = tmp_path / "godel.mar", "models/embedded"
+    assert command("--output", path, "--model", embedded, "--engine", "onnx", "--precision", "int4").returncode == 0
+    assert command("--output", path, "--if-stale", "--engine", "torch").returncode == 0
+    assert held_choices(path) == CHOICES | {"model": embedded, "engine": "torch", "version": "1.0"}
+
+
 def test_a_checkpoint_as_the_hub_has_it_is_compared_before_it_is_converted(tmp_path: Path) -> None:
     for name in ("config.json", "pytorch_model.bin", "spiece.model"):
         (tmp_path / name).write_bytes(name.encode())

@@ -45,7 +45,7 @@ def test_the_last_line_is_the_metrics_as_json_and_the_page_can_be_read(
     call(monkeypatch, "--model", MODEL, "--data", records, "--json", output, "--samples", "2")
     lines = capsys.readouterr().out.splitlines()
     result: dict[str, Any] = json.loads(lines[-1])
-    assert set(result) == {"data", "n", "answer_hit", "ms_per_reply", "baselines"} | METRICS
+    assert set(result) == {"data", "n", "answer_hit", "ms_per_reply", "tokens_per_step", "baselines"} | METRICS
     assert (result["data"], result["n"]) == ("records.jsonl", 3)
     assert json.loads(output.read_text()) == result
     assert set(result["baselines"]) == {"first sentence", "best overlap"}
@@ -72,8 +72,8 @@ def test_what_is_not_known_is_null(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--model", "nowhere"], "nowhere/config.json is missing"),
-        (["--engine", "tortch"], "engine 'tortch' is not known; use torch or echo"),
+        (["--model", "nowhere"], "there is no checkpoint folder nowhere"),
+        (["--engine", "tortch"], "engine 'tortch' is not known; use onnx or torch or echo"),
         (["--precision", "fp16"], "fp16 is refused"),
         (["--data", "none.jsonl"], "none.jsonl cannot be read"),
         (["--data", os.devnull], f"{os.devnull} holds no record"),
@@ -93,7 +93,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_answered(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("training.evaluate.evaluate", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr("training.evaluate.answer_all", lambda *_: pytest.fail("the model was asked"))
     with pytest.raises(SystemExit) as stopped:
         call(monkeypatch, "--model", MODEL, "--data", records, *arguments)
     assert problem in f"{stopped.value} {capsys.readouterr().err}"

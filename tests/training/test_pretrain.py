@@ -23,7 +23,7 @@ def test_a_recipe_gives_a_model_folder_that_the_engine_serves(
     tmp_path: Path, data: Path, recipe: dict[str, Any]
 ) -> None:
     model = pretrain(recipe, data=data, text=[data / "text.txt"], folder=tmp_path / "run")
-    table, answers = evaluate(read_records(data / "validation.jsonl"), model, "torch", "fp32")
+    table, answers = evaluate(read_records(data / "validation.jsonl"), str(model), "torch", "fp32")
     assert len(answers) == 6
     assert 0.0 <= table["model"]["answer_hit"] <= 1.0
     assert table["first sentence"]["answer_hit"] > 0.0

@@ -104,7 +104,9 @@ def test_a_vocabulary_without_texts_is_refused(tmp_path: Path, tiny_model: Path)
 
 
 def test_an_exported_model_is_half_the_size_in_bf16_and_answers(tmp_path: Path, tiny_model: Path) -> None:
-    sizes = {kind: export(str(tiny_model), tmp_path / kind, precision=kind) for kind in ("fp32", "bf16")}
+    sizes = {
+        kind: export(str(tiny_model), tmp_path / kind, engine="torch", precision=kind) for kind in ("fp32", "bf16")
+    }
     weights = {kind: (tmp_path / kind / "model.safetensors").stat().st_size for kind in sizes}
     assert weights["bf16"] < 0.6 * weights["fp32"]
     assert Answerer(tmp_path / "bf16")(["Instruction: x [CONTEXT] Hi"])

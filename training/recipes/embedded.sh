@@ -7,7 +7,7 @@ data=${DATA:-build/data}
 run=${RUN:-build/runs/embedded}
 
 $python -m training.pretrain training/recipes/embedded.yaml --data "$data" --output_dir "$run/pretrained"
-$python -m training.export --model "$run/pretrained/model" --output "$run/embedded" --precision bf16
+$python -m training.export --engine torch --model "$run/pretrained/model" --output "$run/embedded" --precision bf16
 
 # The circuits (training/circuits.py) stand in the first four encoder layers: those stay.
 $python -m training.student --model "$run/embedded" --output_dir "$run/student" \
@@ -16,7 +16,7 @@ $python -m training.student --model "$run/embedded" --output_dir "$run/student" 
 $python -m training.distil --teacher "$run/embedded" --student "$run/student/model" \
     --recipe training/recipes/embedded.yaml --data "$data" --output_dir "$run/distilled" \
     --answers 5000 --reference_share 0.5 --max_train_steps 500 --learning_rate 1e-3 --choice_weight 0.5
-$python -m training.export --model "$run/distilled/model" --output "$run/embedded-mini" --precision bf16
+$python -m training.export --engine torch --model "$run/distilled/model" --output "$run/embedded-mini" --precision bf16
 
 for model in embedded embedded-mini; do
     for set in squad_dev dstc9_val; do

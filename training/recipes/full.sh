@@ -25,5 +25,5 @@ for stage in finetuned/best distilled/model; do
     $python -m training.evaluate --model "$run/$stage" --data "$run/data/validation.jsonl" \
         --json "$run/$(dirname "$stage").json" --samples 20
 done
-$python -m training.export --model "$run/distilled/model" --output "$run/mini" --precision bf16
+$python -m training.export --model "$run/distilled/model" --output "$run/mini" --precision int8
 echo "serve it: make serve MODEL=$run/mini"

@@ -32,5 +32,5 @@ for model in finetuned distilled; do
 done
 
 echo "== export: as an engine serves it"
-$python -m training.export --model "$run/distilled/model" --output "$run/export" --precision bf16
+$python -m training.export --model "$run/distilled/model" --output "$run/export" --precision int8
 echo "talk to it: make serve MODEL=$run/export"

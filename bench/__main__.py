@@ -1,0 +1,98 @@
+"""`python -m bench`: every engine and the whole stack beside their rivals, in one run; the last line is JSON.
+
+Prints the raw medians and a table of figures beside their targets, and writes everything with the machine's
+description and plots to bench/results. `--quick` runs all of it on a tiny model: a smoke
+test, its figures mean nothing.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from bench.checkpoints import BUILD, checkpoint, describe
+from bench.clients import WorkDiffersError
+from bench.engines import Plan, measure_engines, measure_mini
+from bench.machine import machine
+from bench.peers.process import PeerError
+from bench.plots import draw
+from bench.report import details, figures, table
+from bench.stack import measure_stack
+from bench.sweep import measure_sweep
+from handler.engines import DEFAULT_ENGINE, check_engine
+from handler.engines.base import EngineError
+
+RESULTS: Final = Path(__file__).parent / "results"
+BATCHES: Final = (1, 8)
+
+
+def sections(plan: Plan) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return the parts of a run by name, in their order."""
+    return {
+        "engines": lambda: measure_engines(plan, BATCHES),
+        "mini": lambda: measure_mini(plan) | {"mini": describe(plan.mini), "large": describe(plan.large)},
+        "stack": lambda: measure_stack(plan),
+        "sweep": lambda: measure_sweep(plan),
+    }
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure engine and stack beside rivals.")
+    parser.add_argument("--engine", default=DEFAULT_ENGINE, help="(default: %(default)s)")
+    parser.add_argument("--precision", default="int8", help="(default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a smoke test on a tiny model, in a few minutes")
+    parser.add_argument(
+        "--sections", nargs="+", default=list(sections(Plan(engine="", precision=""))), help="(default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, help="of asking all contenders in turn (default: 5; --quick: 2)")
+    parser.add_argument("--output", type=Path, help="folder for results (default: bench/results; --quick: build)")
+    options = parser.parse_args()
+    plan = Plan(engine=options.engine, precision=options.precision)
+    if options.quick:
+        plan = replace(plan, base="tiny", large="tiny", mini="tiny-mini", rounds=2)
+    if options.rounds:
+        plan = replace(plan, rounds=options.rounds)
+    plan = replace(plan, c16_rounds=min(plan.c16_rounds, plan.rounds), sweep_rounds=min(plan.sweep_rounds, plan.rounds))
+    output = options.output or (BUILD / "quick" if options.quick else RESULTS)
+    if unknown := set(options.sections) - set(sections(plan)):
+        parser.error(f"no section {min(unknown)}; there are {', '.join(sections(plan))}")
+    try:
+        raw = _run(plan, options.sections)
+    except (EngineError, PeerError, WorkDiffersError, httpx.HTTPError, subprocess.CalledProcessError) as error:
+        sys.exit(f"bench: {' '.join(str(error).split())}")
+    found = figures(raw)
+    output.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(), "plan": asdict(plan), "figures": found} | raw
+    (output / "latest.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if "sweep" in raw:
+        draw(raw["sweep"], output)
+    print(details(raw), table(found), json.dumps(found), sep="\n\n")
+
+
+def _run(plan: Plan, chosen: list[str]) -> dict[str, Any]:
+    """Measure the chosen sections, checkpoints made before, saying on standard error what goes on."""
+    check_engine(plan.engine, plan.precision)
+    needed = (plan.base, plan.large, plan.mini) if {"mini", "sweep"} & set(chosen) else (plan.base,)
+    for name in dict.fromkeys(needed):
+        print(f"bench: checkpoint {name}: {describe(name)}", file=sys.stderr)
+        checkpoint(name)
+    raw: dict[str, Any] = {}
+    for name, measure in sections(plan).items():
+        if name in chosen:
+            start = time.monotonic()
+            print(f"bench: {name} ...", file=sys.stderr, flush=True)
+            raw[name] = measure()
+            print(f"bench: {name} took {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    return raw
+
+
+if __name__ == "__main__":
+    main()
