@@ -54,7 +54,9 @@ def test_an_archive_says_what_it_is_made_of(tmp_path: Path, model: Path, inputs:
 
 
 @each_engine
-def test_an_archive_is_stale_when_missing_damaged_or_of_other_inputs(tmp_path: Path, model: Path, inputs: dict[str, str]) -> None:
+def test_an_archive_is_stale_when_missing_damaged_or_of_other_inputs(
+    tmp_path: Path, model: Path, inputs: dict[str, str]
+) -> None:
     archive = tmp_path / "a.mar"
     assert is_stale(archive, str(model), **inputs)
     build_archive(str(model), archive, **inputs)
