@@ -97,8 +97,8 @@ class Frontend:
 
 
 @pytest.fixture
-def model_dir(checkpoint: Path, tmp_path: Path) -> Path:
-    (tmp_path / "model").symlink_to(checkpoint)
+def model_dir(exports: dict[str, Path], tmp_path: Path) -> Path:
+    (tmp_path / "model").symlink_to(exports["onnx-int8"])
     (tmp_path / "metadata.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "name": "tiny"}))
     return tmp_path
 
@@ -248,8 +248,7 @@ def test_a_prediction_with_the_describe_header_tells_what_is_served(model_dir: P
     frontend.drain()
     described = json.loads(frontend.answers["d"][1])
     assert described["name"] == "tiny"
-    assert (described["engine"], described["device"]) == ("torch", "cpu")
-    assert described["precision"] in ("fp32", "bf16")
+    assert (described["engine"], described["precision"], described["device"]) == ("onnx", "int8", "cpu")
     assert described["batching"] == "continuous"
 
 
