@@ -85,9 +85,7 @@ class OnnxEngine:
             engine="onnx",
             precision=held,
             device="cpu",
-            device_note=None
-            if device == "cpu"
-            else "this archive's engine runs on the CPU; use ENGINE=torch for a GPU",
+            device_note=device_note,
             slots=slots,
             max_prompt_tokens=max_prompt_tokens,
             max_new_tokens=max_new_tokens,
