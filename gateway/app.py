@@ -12,6 +12,7 @@ from gateway.bots import RESERVED_BOT_IDS, BotRules
 from gateway.chat import Chat
 from gateway.errors import Misconfigured
 from gateway.inference import Inference
+from gateway.prompting import PromptBuilder
 from gateway.request_log import BodyLimit, RequestLog
 from gateway.routes import bots, model, seed
 from gateway.services import Services
@@ -108,8 +109,7 @@ async def _services(
     chat = Chat(
         store=store,
         inference=inference,
-        count_tokens=count_tokens,
-        budget=budget,
+        prompts=PromptBuilder(count_tokens=count_tokens, budget=budget),
         timeout=settings.request_timeout,
         max_message_characters=settings.max_message_characters,
     )

@@ -55,5 +55,5 @@ async def delete_bot(bot_id: BotId, services: ServicesOf) -> None:
 async def chat(
     bot_id: BotId, said: ChatInput, request: Request, services: ServicesOf, request_id: RequestId
 ) -> ChatOutput:
-    work = services.chat.answer(check_bot_id(bot_id), said.message, said.parameters, request_id)
+    work = services.chat.answer(check_bot_id(bot_id), [said.message], said.parameters, request_id)
     return ChatOutput.of(await while_connected(request, work), request_id)

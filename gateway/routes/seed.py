@@ -49,6 +49,6 @@ async def set_context(bot_id: BotId, message: str, services: ServicesOf) -> Seed
 async def chat(
     bot_id: BotId, message: str, request: Request, services: ServicesOf, request_id: RequestId
 ) -> SeedOutput:
-    work = services.chat.answer(check_bot_id(bot_id), message, {}, request_id)
+    work = services.chat.answer(check_bot_id(bot_id), [message], {}, request_id)
     answer = await while_connected(request, work)
     return SeedOutput(response=answer.reply.text)

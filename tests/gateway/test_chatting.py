@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from gateway.bots import BotDraft
-from gateway.chat import CHARACTERS_PER_TOKEN, Chat
+from gateway.chat import Chat
 from gateway.errors import BotNotFound, InvalidInput, ModelTimeout, PromptTooLong
 from gateway.inference import EchoInference
+from gateway.prompting import CHARACTERS_PER_TOKEN, PromptBuilder
 from gateway.store.memory import MemoryStore
+from gateway.tokens import CountTokens
 from handler.contract.wire import GenerateReply, GenerateRequest
 from tests.gateway.conftest import count_words
 
@@ -20,12 +22,15 @@ pytestmark = pytest.mark.anyio
 NOW = 1_700_000_000.0
 
 
+def prompts(count_tokens: CountTokens) -> PromptBuilder:
+    return PromptBuilder(count_tokens=count_tokens, budget=60)
+
+
 def chat_over(inference: Any, **options: Any) -> Chat:
     parts: dict[str, Any] = {
         "store": MemoryStore(),
         "inference": inference,
-        "count_tokens": count_words,
-        "budget": 60,
+        "prompts": prompts(count_words),
         "timeout": 7.0,
         "max_message_characters": 1000,
         "clock": lambda: NOW,
@@ -35,7 +40,7 @@ def chat_over(inference: Any, **options: Any) -> Chat:
 
 async def asked(chat: Chat, message: str = "How many?", **bot: Any) -> Any:
     await chat.store.put(BotDraft(bot_id="bot", **bot))
-    return await chat.answer("bot", message, {}, "r-1")
+    return await chat.answer("bot", [message], {}, "r-1")
 
 
 async def test_the_request_carries_its_id_and_the_deadline() -> None:
@@ -68,7 +73,7 @@ async def test_a_whole_book_of_knowledge_is_not_counted_word_by_word() -> None:
         return count_words(text)
 
     book = "All work and no play. " * 45_000
-    chat = chat_over(EchoInference(), count_tokens=count)
+    chat = chat_over(EchoInference(), prompts=prompts(count))
     answer = await asked(chat, knowledge=book)
     assert counted < 40 * 60 * CHARACTERS_PER_TOKEN
     kept = answer.prompt.text.partition("[KNOWLEDGE] ")[2]
@@ -84,9 +89,9 @@ async def test_an_instruction_that_fills_the_prompt_is_a_clear_error() -> None:
 async def test_bad_input_is_found_before_the_bot_is_looked_up() -> None:
     chat = chat_over(EchoInference())
     with pytest.raises(InvalidInput):
-        await chat.answer("nobody", "", {"top_p": 3}, "r-1")
+        await chat.answer("nobody", [""], {"top_p": 3}, "r-1")
     with pytest.raises(BotNotFound):
-        await chat.answer("nobody", "hello", {}, "r-1")
+        await chat.answer("nobody", ["hello"], {}, "r-1")
 
 
 class Late(EchoInference):
@@ -107,9 +112,9 @@ async def test_fitting_a_long_text_does_not_hold_up_other_requests() -> None:
         time.sleep(0.002)
         return count_words(text)
 
-    chat = chat_over(EchoInference(), count_tokens=slow)
+    chat = chat_over(EchoInference(), prompts=prompts(slow))
     await chat.store.put(BotDraft(bot_id="bot", knowledge="One two three. " * 100))
-    answering = asyncio.ensure_future(chat.answer("bot", "x", {}, "r-1"))
+    answering = asyncio.ensure_future(chat.answer("bot", ["x"], {}, "r-1"))
     turns = 0
     while not answering.done():
         await asyncio.sleep(0)

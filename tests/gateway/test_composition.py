@@ -86,7 +86,7 @@ async def test_the_archive_caps_the_prompt_budget(
     mar = archive(tmp_path / "godel.mar", tokenizer_file, metadata)
     app = create_app(settings.model_copy(update={"tokenizer": mar}))
     async with app.router.lifespan_context(app):
-        assert app.state.services.chat.budget == budget
+        assert app.state.services.chat.prompts.budget == budget
 
 
 def test_tokens_are_counted_untruncated_and_with_the_end_token(tokenizer_file: Path) -> None:
