@@ -3,7 +3,7 @@
 The only file that knows TorchServe, and it defines exactly one class, as TorchServe's loader demands.
 
 In continuous mode (`continuousBatching: true`) TorchServe calls `handle` again and again with every live
-request; an answer goes out when it is ready and `b""` stands for "not yet". In classic mode it calls once
+request; an answer goes out when it is ready, or part by part, and `b""` stands for "not yet". In classic mode it calls once
 with a whole batch and waits for all of it. A bad request gets its own status; only a broken engine raises.
 """
 
@@ -23,11 +23,13 @@ from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateReques
 from handler.engines import DEFAULT_ENGINE, load_engine
 from handler.engines.base import EngineError
 from handler.scheduler import Finished, Scheduler
+from handler.streaming import TextStream
 from handler.tokenization import Tokenization
 
 logger = logging.getLogger(__name__)
 
 JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
 
 
 class GodelHandler:
@@ -47,6 +49,7 @@ class GodelHandler:
             )
         self._continuous = bool(config.get("continuousBatching", False))
         self._call_seconds = float(options.get("call_milliseconds", 60)) / 1e3
+        self._stream_seconds = float(options.get("stream_milliseconds", 25)) / 1e3
         self._tokenization = Tokenization(model_dir / TOKENIZER)
         # batchSize means slots when batching is continuous and the batch when it is not: both live at once.
         self._engine = load_engine(
@@ -63,6 +66,7 @@ class GodelHandler:
         limit = self._engine.description.max_prompt_tokens
         self._scheduler = Scheduler(self._engine, prefill_tokens=limit)
         self._requests: dict[str, GenerateRequest] = {}
+        self._streams: dict[str, TextStream] = {}
         self._warm_up()
         logger.info("serving %s", json.dumps(self._describe()))
 
@@ -76,26 +80,26 @@ class GodelHandler:
         for gone in self._requests.keys() - set(ids):
             logger.info("request %s was given up by its client", self._requests[gone].request_id)
             self._scheduler.cancel(gone)
-            del self._requests[gone]
+            self._forget(gone)
         known = set(self._requests)
         for index, key in enumerate(ids):
             if key not in known:
                 refused = self._accept(key, data[index], index, context)
                 if refused is not None:
                     replies[key] = refused
+                context.set_response_content_type(index, JSON_LINES if key in self._streams else JSON)
         try:
             replies |= self._run(context)
         except Exception:
             # Every live request fails with this call; none of them may haunt the next.
             self._scheduler.reset()
             self._requests.clear()
+            self._streams.clear()
             raise
         if self._continuous:
             self._mark_progress(ids, known, replies, context)
-        for index, key in enumerate(ids):
-            if key not in known:
-                context.set_response_content_type(index, JSON)
-        return [replies.get(key, b"") for key in ids]
+        parts = {key: stream.take() for key, stream in self._streams.items()}
+        return [replies.get(key) or parts.get(key, b"") for key in ids]
 
     def _accept(self, key: str, row: dict[str, Any], index: int, context: Any) -> bytes | None:
         """Submit a new request; return its reply at once when it is refused or only asks what is served."""
@@ -113,6 +117,8 @@ class GodelHandler:
             context.set_response_status(code=error.status, phrase=error.code, idx=index)
             return encode_failure(error, request_id)
         self._requests[key] = request
+        if request.stream:
+            self._streams[key] = TextStream(self._tokenization)
         self._scheduler.submit(
             key, prompt_ids, request.parameters, submitted_at=request.submitted_at, deadline=request.deadline
         )
@@ -136,21 +142,31 @@ class GodelHandler:
             raise WireError(422, "beyond_model_limits", str(ParameterError(problems)), problems)
 
     def _run(self, context: Any) -> dict[str, bytes]:
-        """Step until something finishes or the call's time is used up; in classic mode until all is done."""
+        """Step until something must go out or the call's time is used up; in classic mode until all is done."""
         replies: dict[str, bytes] = {}
-        end = time.perf_counter() + self._call_seconds
+        start = time.perf_counter()
         while not self._scheduler.idle:
             for finished in self._scheduler.step():
                 replies[str(finished.key)] = self._reply(finished, context)
-            if self._continuous and (replies or time.perf_counter() >= end):
+            for key, stream in self._streams.items():
+                stream.advance(self._scheduler.tokens(key))
+            if self._continuous and (replies or self._due(time.perf_counter() - start)):
                 break
         return replies
 
+    def _due(self, seconds: float) -> bool:
+        """Return whether a call that has run for `seconds` must give TorchServe what there is."""
+        streams = self._streams.values()
+        if any(stream.urgent for stream in streams):
+            return True
+        return seconds >= (self._stream_seconds if any(s.waiting for s in streams) else self._call_seconds)
+
     def _reply(self, finished: Finished, context: Any) -> bytes:
         key = str(finished.key)
-        request = self._requests.pop(key)
+        request, stream = self._requests[key], self._streams.get(key)
+        self._forget(key)
         self._measure(finished, context.metrics)
-        return GenerateReply(
+        reply = GenerateReply(
             request_id=request.request_id,
             text=self._tokenization.decode(finished.tokens),
             finish_reason=finished.finish_reason,
@@ -159,7 +175,12 @@ class GodelHandler:
             queue_ms=round(finished.queue_ms, 3),
             compute_ms=round(finished.compute_ms, 3),
             batch_size=finished.batch_size,
-        ).encode()
+        )
+        return stream.finish(reply) if stream else reply.encode()
+
+    def _forget(self, key: str) -> None:
+        del self._requests[key]
+        self._streams.pop(key, None)
 
     def _measure(self, finished: Finished, metrics: Any) -> None:
         """Emit what `metrics.yaml` declares. TorchServe's histograms are made for seconds."""

@@ -82,6 +82,11 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not self._live and not self._waiting
 
+    def tokens(self, key: Hashable) -> Sequence[int]:
+        """Return the tokens of the answer that the live request `key` has so far; none for any other key."""
+        request = self._live.get(key)
+        return self._answer(request) if request else ()
+
     def submit(
         self,
         key: Hashable,
@@ -187,10 +192,9 @@ class Scheduler:
     def _finish(self, request: _Request, reason: FinishReason) -> Finished:
         self.cancel(request.key)
         admitted = request.slot is not None
-        eos = self._engine.description.eos_token_id
         return Finished(
             key=request.key,
-            tokens=[token for token in request.row.new_tokens if token != eos],
+            tokens=self._answer(request),
             finish_reason=reason,
             prompt_tokens=len(request.prompt_ids),
             queue_ms=request.queue_ms if admitted else max(0.0, (self._clock() - request.submitted_at) * 1e3),
@@ -198,6 +202,10 @@ class Scheduler:
             batch_size=request.batch_size,
             steps=request.steps,
         )
+
+    def _answer(self, request: _Request) -> list[int]:
+        eos = self._engine.description.eos_token_id
+        return [token for token in request.row.new_tokens if token != eos]
 
     @staticmethod
     def _slot(request: _Request) -> int:

@@ -20,6 +20,8 @@ class Tokenization:
         # A file may carry padding or truncation left from training; a prompt is never padded or cut unseen.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        spelled = (self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        self._byte_ids = frozenset(token for token in spelled if token is not None)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, the end token included."""
@@ -28,3 +30,10 @@ class Tokenization:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, control tokens left out, no white space around it."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def without_open_bytes(self, ids: Sequence[int]) -> Sequence[int]:
+        """Return `ids` up to a run of byte tokens at the end, whose text the next token may still change."""
+        end = len(ids)
+        while end and ids[end - 1] in self._byte_ids:
+            end -= 1
+        return ids[:end]

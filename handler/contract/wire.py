@@ -1,5 +1,7 @@
 """The JSON between the gateway and the handler: one request, one reply or one failure, each versioned.
 
+A request with `stream` is answered in lines of JSON: parts of the text as they are made, last the reply or a failure.
+
 Times are seconds since the epoch where two processes compare them, milliseconds where a person reads them.
 """
 
@@ -50,6 +52,8 @@ class GenerateRequest:
     """When the gateway sent it; 0 when unknown. The handler derives the queue time from it."""
     deadline: float | None = None
     """When the answer is of no more use; the handler then returns what it has."""
+    stream: bool = False
+    """Whether the text is wanted part by part."""
 
     def encode(self) -> bytes:
         """Return the JSON text of this request."""
@@ -61,6 +65,7 @@ class GenerateRequest:
                 "parameters": self.parameters.to_mapping(),
                 "submitted_at": self.submitted_at,
                 "deadline": self.deadline,
+                "stream": self.stream,
             }
         )
 
@@ -82,6 +87,9 @@ class GenerateRequest:
         for name in ("submitted_at", "deadline"):
             if not _is_moment(message.get(name)):
                 problems[name] = "must be seconds since the epoch"
+        stream = message.get("stream", False)
+        if not isinstance(stream, bool):
+            problems["stream"] = "must be true or false"
         parameters = message.get("parameters", {})
         if not isinstance(parameters, dict):
             problems["parameters"] = "must be an object"
@@ -99,6 +107,7 @@ class GenerateRequest:
             parameters=decoded,
             submitted_at=float(message.get("submitted_at") or 0.0),
             deadline=None if message.get("deadline") is None else float(message["deadline"]),
+            stream=stream,
         )
 
 
@@ -129,13 +138,36 @@ def encode_failure(error: WireError, request_id: str | None = None) -> bytes:
     return _dump({"format_version": FORMAT_VERSION, "request_id": request_id, "error": failure})
 
 
+def encode_part(text: str) -> bytes:
+    """Return the line that carries one part of a streamed text."""
+    return _dump({"format_version": FORMAT_VERSION, "part": text}) + b"\n"
+
+
+def decode_line(line: bytes | bytearray | str) -> str | GenerateReply:
+    """Return what a line of a streamed answer holds: a part of the text, or the reply that ends it.
+
+    Raises WireError as `decode_reply` does.
+    """
+    message = _load_reply(line)
+    part = message.get("part")
+    return part if isinstance(part, str) else _reply(message)
+
+
 def decode_reply(body: bytes | bytearray | str) -> GenerateReply:
     """Return the reply in `body`. Raises WireError: the failure it holds, or 502 when it is neither."""
+    return _reply(_load_reply(body))
+
+
+def _load_reply(body: bytes | bytearray | str) -> dict[str, Any]:
     try:
         message = _load(body)
         _check_version(message)
     except WireError as error:
         raise WireError(502, "bad_reply", f"the model's reply cannot be read: {error.message}") from error
+    return message
+
+
+def _reply(message: dict[str, Any]) -> GenerateReply:
     failure = message.get("error")
     if isinstance(failure, dict):
         status, problems = failure.get("status"), failure.get("problems")

@@ -16,8 +16,10 @@ from handler.contract.wire import (
     GenerateReply,
     GenerateRequest,
     WireError,
+    decode_line,
     decode_reply,
     encode_failure,
+    encode_part,
 )
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -28,6 +30,7 @@ requests = st.builds(
     parameters=st.builds(GenerationParameters, max_length=st.integers(8, 512), seed=st.none() | st.integers(0, 9)),
     submitted_at=st.floats(0, 4e9),
     deadline=st.none() | st.floats(0, 4e9),
+    stream=st.booleans(),
 )
 replies = st.builds(
     GenerateReply,
@@ -65,9 +68,15 @@ def test_a_failure_survives_the_way(message: str, problems: dict[str, str], stat
     assert caught.value.problems == problems
 
 
+@given(text, replies)
+def test_a_part_and_the_reply_at_its_end_are_a_line_each(part: str, reply: GenerateReply) -> None:
+    streamed = encode_part(part) + reply.encode() + b"\n"
+    assert [decode_line(line) for line in streamed.split(b"\n")[:-1]] == [part, reply]
+
+
 @given(st.binary(max_size=40))
 def test_any_bytes_are_decoded_or_refused_and_never_break(noise: bytes) -> None:
-    for decode in (GenerateRequest.decode, decode_reply):
+    for decode in (GenerateRequest.decode, decode_reply, decode_line):
         with pytest.raises(WireError):
             decode(noise)
 
@@ -77,12 +86,23 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=3,
 )
-FIELDS = ["format_version", "request_id", "prompt", "parameters", "submitted_at", "deadline", "error", "text"]
+FIELDS = [
+    "format_version",
+    "request_id",
+    "prompt",
+    "parameters",
+    "submitted_at",
+    "deadline",
+    "stream",
+    "error",
+    "text",
+    "part",
+]
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=3))
 def test_any_json_in_any_field_is_decoded_or_refused_and_never_breaks(changes: dict[str, Any]) -> None:
-    for decode in (GenerateRequest.decode, decode_reply):
+    for decode in (GenerateRequest.decode, decode_reply, decode_line):
         with contextlib.suppress(WireError):
             decode(body(**changes))
 

@@ -10,7 +10,7 @@ import pytest
 
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import FORMAT_VERSION
-from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_reply
+from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_line, decode_reply
 from handler.engines.base import EngineError
 from handler.godel_handler import GodelHandler
 
@@ -40,6 +40,7 @@ class FakeContext:
         self.request_ids: dict[int, str] = {}
         self.headers: dict[str, dict[str, str]] = {}
         self.statuses: dict[int, int] = {}
+        self.content_types: dict[str, str] = {}
 
     def get_request_header(self, index: int, name: str) -> str | None:
         return self.headers.get(self.request_ids[index], {}).get(name)
@@ -49,8 +50,7 @@ class FakeContext:
         self.statuses[idx] = code
 
     def set_response_content_type(self, index: int, value: str) -> None:
-        assert value == "application/json"
-        assert index in self.request_ids
+        self.content_types[self.request_ids[index]] = value
 
 
 class Frontend:
@@ -60,6 +60,7 @@ class Frontend:
         self.handler, self.context = handler, context
         self.live: dict[str, bytes | None] = {}
         self.answers: dict[str, tuple[int, bytes]] = {}
+        self.parts: dict[str, list[bytes]] = {}
 
     def send(self, key: str, body: bytes) -> None:
         self.live[key] = body
@@ -77,7 +78,7 @@ class Frontend:
             first_call = self.live[key] is not None
             assert not (verdict is True and first_call), "a last part without a header hangs the client"
             if verdict is False:
-                assert reply == b""
+                self.parts.setdefault(key, []).append(reply)
                 self.live[key] = None
             else:
                 self.answers[key] = (self.context.statuses.get(index, 200), reply)
@@ -93,7 +94,14 @@ class Frontend:
     def reply(self, key: str) -> GenerateReply:
         status, body = self.answers[key]
         assert status == 200
+        assert not any(self.parts.get(key, ())), "a part of an answer that was wanted whole"
         return decode_reply(body)
+
+    def lines(self, key: str) -> list[str | GenerateReply]:
+        """Return what a client that streams has read."""
+        body = b"".join([*self.parts.get(key, ()), self.answers[key][1]])
+        assert body.endswith(b"\n")
+        return [decode_line(line) for line in body.splitlines()]
 
 
 @pytest.fixture
@@ -111,10 +119,10 @@ def make(model_dir: Path, *, continuous: bool = True, **options: object) -> tupl
     return handler, context
 
 
-def request(number: int, **parameters: object) -> bytes:
+def request(number: int, *, stream: bool = False, **parameters: object) -> bytes:
     chosen = GenerationParameters.from_mapping({"do_sample": False, "min_length": 0, "max_length": 12, **parameters})
     prompt = " ".join(f"w{(number * 7 + index) % 90}" for index in range(5 + number))
-    return GenerateRequest(prompt=prompt, request_id=f"r{number}", parameters=chosen).encode()
+    return GenerateRequest(prompt=prompt, request_id=f"r{number}", parameters=chosen, stream=stream).encode()
 
 
 def test_continuous_requests_answer_the_same_alone_and_in_company(model_dir: Path) -> None:
@@ -217,6 +225,59 @@ def test_a_failing_engine_fails_the_live_requests_and_the_next_one_is_served(
     frontend.send("next", request(2))
     frontend.drain()
     assert frontend.reply("next").batch_size == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"stream_milliseconds": 0}, {"call_milliseconds": 0}])
+def test_streamed_parts_join_to_the_unstreamed_answer_in_company_too(
+    model_dir: Path, options: dict[str, object]
+) -> None:
+    handler, context = make(model_dir, **options)
+    frontend = Frontend(handler, context)
+    for number in range(4):
+        frontend.send(f"whole {number}", request(number))
+        frontend.drain()
+    for number in range(4):
+        frontend.send(f"streamed {number}", request(number, stream=number != 2))
+        frontend.call()
+    frontend.drain()
+    for number in (0, 1, 3):
+        *parts, last = frontend.lines(f"streamed {number}")
+        whole = frontend.reply(f"whole {number}")
+        assert isinstance(last, GenerateReply)
+        assert "".join(str(part) for part in parts) == last.text == whole.text
+        assert (last.finish_reason, last.completion_tokens) == (whole.finish_reason, whole.completion_tokens)
+    assert frontend.reply("streamed 2").text == frontend.reply("whole 2").text
+    assert context.content_types["streamed 1"] == "application/x-ndjson"
+    assert context.content_types["streamed 2"] == context.content_types["whole 1"] == "application/json"
+
+
+def test_each_call_brings_what_a_stream_has_so_far(model_dir: Path) -> None:
+    handler, context = make(model_dir, stream_milliseconds=0)
+    frontend = Frontend(handler, context)
+    frontend.send("s", request(1, stream=True, min_length=12))
+    frontend.drain()
+    assert sum(1 for part in frontend.parts["s"] if part) > 3
+    assert not handler._streams
+
+
+def test_a_bad_request_to_stream_is_refused_like_any_other(model_dir: Path) -> None:
+    handler, context = make(model_dir)
+    frontend = Frontend(handler, context)
+    frontend.send("bad", request(1, stream=True, max_length=500))
+    frontend.drain()
+    assert frontend.answers["bad"][0] == 422
+
+
+def test_a_stream_whose_client_left_is_forgotten(model_dir: Path) -> None:
+    handler, context = make(model_dir)
+    frontend = Frontend(handler, context)
+    frontend.send("gone", request(1, stream=True, max_length=200, min_length=200))
+    frontend.call()
+    frontend.live.clear()
+    frontend.send("stays", request(1))
+    frontend.drain()
+    assert frontend.reply("stays").batch_size == 1
+    assert not handler._streams
 
 
 def test_classic_mode_answers_a_whole_batch_in_one_call(model_dir: Path) -> None:
