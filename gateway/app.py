@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 
-from gateway import problems
+from gateway import openai_errors, problems
 from gateway.bots import RESERVED_BOT_IDS, BotRules
 from gateway.chat import Chat
 from gateway.errors import Misconfigured
 from gateway.inference import Inference
 from gateway.prompting import PromptBuilder
 from gateway.request_log import BodyLimit, RequestLog
-from gateway.routes import bots, model, seed
+from gateway.routes import bots, chat, model, openai, seed
 from gateway.services import Services
 from gateway.settings import Settings
 from gateway.store.port import Store
@@ -29,7 +29,7 @@ Bots that answer from the knowledge you give them, with a GODEL model behind Tor
 Failures are `application/problem+json` (RFC 9457). Every response has an `X-Request-ID`, yours if you sent one.
 """
 
-ROUTERS: tuple[APIRouter, ...] = (model.router, bots.router, seed.router)
+ROUTERS: tuple[APIRouter, ...] = (model.router, bots.router, chat.router, openai.router, seed.router)
 """In the order in which they are asked; the short addresses, which match almost anything, come last."""
 
 
@@ -41,6 +41,10 @@ class Gateway(FastAPI):
         document = super().openapi()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas[problems.Problem.__name__] = problems.Problem.model_json_schema()
+        for path, operations in document["paths"].items():
+            if path.startswith(openai_errors.PATHS):
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)  # FastAPI's own; bad input is a 400 there
         return document
 
 
@@ -106,14 +110,15 @@ async def _services(
         from gateway.torchserve import TorchServeInference
 
         inference = await stack.enter_async_context(TorchServeInference.open(settings, metadata))
-    chat = Chat(
+    talk = Chat(
         store=store,
         inference=inference,
         prompts=PromptBuilder(count_tokens=count_tokens, budget=budget),
         timeout=settings.request_timeout,
         max_message_characters=settings.max_message_characters,
+        max_knowledge_characters=settings.max_knowledge_characters,
     )
-    return Services(rules=BotRules(settings.max_knowledge_characters), store=store, inference=inference, chat=chat)
+    return Services(rules=BotRules(settings.max_knowledge_characters), store=store, inference=inference, chat=talk)
 
 
 def _check_reserved(app: FastAPI) -> None:

@@ -1,8 +1,9 @@
-"""A message to a bot becomes a prompt, the prompt an answer."""
+"""A question to a bot becomes a prompt, the prompt an answer: whole, or in parts as it is made."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio.to_thread
@@ -15,6 +16,20 @@ from gateway.store.port import Store
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import FittedPrompt
 from handler.contract.wire import GenerateReply, GenerateRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What somebody says to a bot."""
+
+    bot_id: str
+    turns: Sequence[str]
+    """What was said by turns, the oldest first; the last is what wants an answer."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """They win over the bot's own."""
+    request_id: str
+    knowledge: str | None = None
+    """What the bot knows for this answer; None is what it knows anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +49,62 @@ class Chat:
     prompts: PromptBuilder
     timeout: float
     max_message_characters: int
+    max_knowledge_characters: int
     clock: Callable[[], float] = time.time
 
-    async def answer(self, bot_id: str, turns: Sequence[str], overrides: Mapping[str, Any], request_id: str) -> Answer:
-        """Return the bot's answer to the last of `turns`; those before it were said by turns, the oldest first.
+    async def answer(self, question: Question) -> Answer:
+        """Return the bot's answer.
 
-        `overrides` win over the bot's own parameters. Raises InvalidInput, BotNotFound, PromptTooLong,
-        StoreUnavailable or a ModelError.
+        Raises InvalidInput, BotNotFound, PromptTooLong, StoreUnavailable or a ModelError.
         """
+        request, prompt = await self._prepare(question, stream=False)
+        return Answer(_checked(await self.inference.generate(request)), prompt)
+
+    async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
+        """Yield the bot's answer in parts as they are made, last the whole of it. Raises as `answer`."""
+        request, prompt = await self._prepare(question, stream=True)
+        async with aclosing(self.inference.stream(request)) as parts:
+            async for part in parts:
+                yield part if isinstance(part, str) else Answer(_checked(part), prompt)
+
+    async def _prepare(self, question: Question, *, stream: bool) -> tuple[GenerateRequest, FittedPrompt]:
         submitted = self.clock()
-        self._check(turns[-1], overrides)
-        bot = await self.store.get(bot_id)
-        parameters = {**bot.parameters, **overrides}
+        self._check(question)
+        bot = await self.store.get(question.bot_id)
+        if question.knowledge is not None:
+            bot = replace(bot, knowledge=question.knowledge)
+        parameters = {**bot.parameters, **question.parameters}
         if problems := parameter_problems(parameters):  # each part was right, together they may not be
             raise InvalidInput.of(problems)
         # Counting the tokens of a long text takes a while; other requests go on meanwhile.
-        prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, turns)
+        prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, question.turns)
         request = GenerateRequest(
             prompt=prompt.text,
-            request_id=request_id,
+            request_id=question.request_id,
             parameters=GenerationParameters.from_mapping(parameters),
             submitted_at=self.clock(),
             deadline=submitted + self.timeout,
+            stream=stream,
         )
-        reply = await self.inference.generate(request)
-        if reply.finish_reason == "deadline" and not reply.text:
-            raise ModelTimeout("the deadline passed before the model had a word of its answer")
-        return Answer(reply, prompt)
+        return request, prompt
 
-    def _check(self, message: str, overrides: Mapping[str, Any]) -> None:
-        problem = text_problem(message, self.max_message_characters)
-        if problem is None and is_blank(message):
-            problem = "must not be blank"
-        found = ({"message": problem} if problem else {}) | parameter_problems(overrides)
+    def _check(self, question: Question) -> None:
+        *earlier, message = question.turns
+        problems = {
+            f"messages.{number}": text_problem(turn, self.max_message_characters) for number, turn in enumerate(earlier)
+        }
+        problems["message"] = text_problem(message, self.max_message_characters)
+        if problems["message"] is None and is_blank(message):
+            problems["message"] = "must not be blank"
+        if question.knowledge is not None:
+            problems["knowledge"] = text_problem(question.knowledge, self.max_knowledge_characters)
+        found = {name: problem for name, problem in problems.items() if problem}
+        found |= parameter_problems(question.parameters)
         if found:
             raise InvalidInput.of(found)
+
+
+def _checked(reply: GenerateReply) -> GenerateReply:
+    if reply.finish_reason == "deadline" and not reply.text:
+        raise ModelTimeout("the deadline passed before the model had a word of its answer")
+    return reply

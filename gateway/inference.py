@@ -1,10 +1,12 @@
 """What the gateway asks of a model, whoever serves it."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.errors import ModelDown
 from handler.contract.wire import GenerateReply, GenerateRequest
 
 
@@ -53,6 +55,14 @@ class Inference(Protocol):
         """
         ...
 
+    def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
+        """Yield the answer to one prompt in parts as they are made, last the reply that `generate` would return.
+
+        `request.stream` is set. Raises as `generate`, also after some parts. Closing the generator frees what
+        the request holds in the model.
+        """
+        ...
+
     async def ready(self) -> None:
         """Return when the model has answered, since it was last started; raise when it cannot."""
         ...
@@ -71,6 +81,8 @@ class EchoInference:
     """Raised by every method instead of answering."""
     gate: asyncio.Event | None = None
     """Answers wait until it is set."""
+    breaks_after: int | None = None
+    """A stream fails after this many words."""
     requests: list[GenerateRequest] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the first request has come."""
@@ -98,6 +110,15 @@ class EchoInference:
             compute_ms=1.5,
             batch_size=1,
         )
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
+        """Yield `answer(request)` word by word."""
+        reply = await self.generate(request)
+        for number, word in enumerate(re.findall(r"\S+\s*|\s+", reply.text)):
+            if number == self.breaks_after:
+                raise ModelDown("the worker died while it answered")
+            yield word
+        yield reply
 
     async def ready(self) -> None:
         """Return at once, or raise `failure`."""

@@ -11,9 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from gateway import openai_errors
 from gateway.errors import RETRY_AFTER_SECONDS, GatewayError, status_of
 
 MEDIA_TYPE = "application/problem+json"
+URN = "urn:godel-serve:"
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -41,52 +43,66 @@ class Problem(BaseModel):
     """Quote it when you ask about this failure; the logs know it."""
 
 
-def problem_response(
-    request_id: str,
-    status: int,
-    kind: str,
-    detail: str,
-    problems: Mapping[str, str] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """Return the response for one problem. Any text is safe to pass: what UTF-8 cannot hold is replaced."""
-    title = http.client.responses.get(status, "Client Closed Request")
-    problem = Problem(
-        type=f"urn:godel-serve:{kind}",
-        title=title,
+def make_problem(
+    request_id: str, status: int, kind: str, detail: str, problems: Mapping[str, str] | None = None
+) -> Problem:
+    """Return one problem. Any text is safe to pass: what UTF-8 cannot hold is replaced."""
+    return Problem(
+        type=URN + kind,
+        title=http.client.responses.get(status, "Client Closed Request"),
         status=status,
         detail=_encodable(detail),
         problems={_encodable(name): _encodable(text) for name, text in (problems or {}).items()},
         request_id=request_id,
     )
-    body = json.dumps(problem.model_dump(), ensure_ascii=False).encode()
-    return Response(body, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
 
 
-def error_response(error: GatewayError, request_id: str) -> Response:
-    """Return the response for an error of our own, `Retry-After` included where a retry makes sense."""
-    retry = RETRY_AFTER_SECONDS.get(type(error))
-    headers = None if retry is None else {"Retry-After": str(retry)}
+def problem_of(error: Exception, request_id: str) -> Problem:
+    """Return the problem that `error` is to a client; of one that is none of ours it says nothing."""
+    if not isinstance(error, GatewayError):
+        return make_problem(request_id, 500, "internal-error", "something broke; it has been logged")
     kind = re.sub(r"(?<=.)(?=[A-Z])", "-", type(error).__name__).lower()
-    return problem_response(request_id, status_of(error), kind, error.detail, error.problems, headers)
+    return make_problem(request_id, status_of(error), kind, error.detail, error.problems)
+
+
+def respond(problem: Problem, path: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response for `problem`, in the format of errors that clients of `path` know."""
+    status, media_type, content = problem.status, MEDIA_TYPE, problem.model_dump()
+    if path.startswith(openai_errors.PATHS):
+        status, media_type, content = (
+            openai_errors.status_of(problem),
+            "application/json",
+            openai_errors.envelope(problem),
+        )
+    body = json.dumps(content, ensure_ascii=False).encode()
+    return Response(body, status_code=status, media_type=media_type, headers=dict(headers or {}))
+
+
+def error_response(error: Exception, request_id: str, path: str) -> Response:
+    """Return the response for `error`, `Retry-After` included where a retry makes sense."""
+    retry = RETRY_AFTER_SECONDS.get(type(error)) if isinstance(error, GatewayError) else None
+    return respond(problem_of(error, request_id), path, None if retry is None else {"Retry-After": str(retry)})
 
 
 def install(app: FastAPI) -> None:
     """Make `app` answer with problems wherever FastAPI or Starlette would answer in formats of their own."""
 
     async def ours(request: Request, error: GatewayError) -> Response:
-        return error_response(error, request.state.request_id)
+        return error_response(error, request.state.request_id, request.url.path)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         if any(item["type"] == "json_invalid" for item in error.errors()):
-            return problem_response(request.state.request_id, 400, "invalid-json", "the body is not JSON")
-        problems = _named(error.errors())
-        detail = "; ".join(f"{name}: {text}" for name, text in problems.items())
-        return problem_response(request.state.request_id, 422, "invalid-input", detail, problems)
+            problem = make_problem(request.state.request_id, 400, "invalid-json", "the body is not JSON")
+        else:
+            problems = _named(error.errors())
+            detail = "; ".join(f"{name}: {text}" for name, text in problems.items())
+            problem = make_problem(request.state.request_id, 422, "invalid-input", detail, problems)
+        return respond(problem, request.url.path)
 
     async def http(request: Request, error: HTTPException) -> Response:
         kind, detail = _HTTP_KINDS.get(error.status_code, ("http-error", error.detail))
-        return problem_response(request.state.request_id, error.status_code, kind, detail, headers=error.headers)
+        problem = make_problem(request.state.request_id, error.status_code, kind, detail)
+        return respond(problem, request.url.path, error.headers)
 
     # Starlette types a handler for Exception only, though it calls each with its own kind.
     app.add_exception_handler(GatewayError, ours)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ContentTooLarge, ShuttingDown
-from gateway.problems import error_response, problem_response
+from gateway.problems import error_response
 from handler.contract.wire import REQUEST_ID
 
 HEADER = "X-Request-ID"
@@ -53,12 +53,11 @@ class RequestLog:
             # The server cancels what outlives its grace; of itself it would answer 500 and log a traceback.
             if not status:
                 ended = ShuttingDown("the gateway is shutting down; nothing was lost but this answer")
-                await error_response(ended, request_id)(scope, receive, labelled)
+                await error_response(ended, request_id, scope["path"])(scope, receive, labelled)
         except Exception as error:
-            logger.error("request_id=%s failed unexpectedly: %s", request_id, _without_text(error))
+            log_unexpected(error, request_id)
             if not status:
-                response = problem_response(request_id, 500, "internal-error", "something broke; it has been logged")
-                await response(scope, receive, labelled)
+                await error_response(error, request_id, scope["path"])(scope, receive, labelled)
         finally:
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
             route = getattr(scope.get("route"), "path_format", "(no route)")
@@ -81,7 +80,7 @@ class BodyLimit:
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdecimal() and int(announced[:20]) > self._limit:
             error = ContentTooLarge(f"the body has more than {self._limit} bytes")
-            await error_response(error, scope["state"]["request_id"])(scope, receive, send)
+            await error_response(error, scope["state"]["request_id"], scope["path"])(scope, receive, send)
             return
         received = 0
 
@@ -98,6 +97,11 @@ class BodyLimit:
 
 def _request_id(given: str | None) -> str:
     return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def log_unexpected(error: BaseException, request_id: str) -> None:
+    """Log a failure that is a mistake of ours."""
+    logger.error("request_id=%s failed unexpectedly: %s", request_id, _without_text(error))
 
 
 def _without_text(error: BaseException) -> str:

@@ -8,9 +8,9 @@ What has to be known of TorchServe 0.12: `/ping` says nothing, so readiness is a
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, NoReturn, Self
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, Self
 
 import httpx
 
@@ -19,7 +19,7 @@ from gateway.inference import ModelDescription, Worker
 from gateway.settings import Settings
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import render
-from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, decode_reply
+from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, decode_line, decode_reply
 
 MAX_CONNECTIONS = 256
 CONNECT_SECONDS = 2.0
@@ -75,25 +75,62 @@ class TorchServeInference:
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
         """Return the answer to one prompt. Raises a ModelError."""
-        patience = None if request.deadline is None else request.deadline - self._clock() + LATENESS_SECONDS
-        response = await self._post(request.encode(), PREDICT, patience)
+        response = await self._post(request.encode(), PREDICT, self._patience(request))
+        if not response.is_success:
+            raise await self._failure(response)
         try:
             return decode_reply(response.content)
         except WireError as error:
-            if response.is_success or error.code != "bad_reply":
-                _raise_failure(error)
-        # No reply of the handler: TorchServe itself answered.
+            raise _meaning(error) from error
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
+        """Yield the parts of the answer to one prompt, last its reply. Raises a ModelError."""
+        async with AsyncExitStack() as stack:
+            sending = self._client.stream("POST", self._predictions, content=request.encode(), headers=PREDICT)
+            with _translated():
+                async with asyncio.timeout(self._patience(request)):
+                    response = await stack.enter_async_context(sending)
+                    if not response.is_success:
+                        await response.aread()
+            if not response.is_success:
+                raise await self._failure(response)
+            lines = _lines(response)
+            while True:
+                try:
+                    with _translated():
+                        async with asyncio.timeout(self._patience(request)):
+                            line = await anext(lines)
+                    item = decode_line(line)
+                except StopAsyncIteration:
+                    raise ModelGarbled("the answer stopped before its end") from None
+                except WireError as error:
+                    raise _meaning(error) from error
+                yield item
+                if isinstance(item, GenerateReply):
+                    return
+
+    def _patience(self, request: GenerateRequest) -> float | None:
+        """Return for how many seconds an answer to `request` is worth waiting."""
+        return None if request.deadline is None else request.deadline - self._clock() + LATENESS_SECONDS
+
+    async def _failure(self, response: httpx.Response) -> ModelError:
+        """Return what an unsuccessful response means: the handler's own words, or else TorchServe's status."""
+        try:
+            decode_reply(response.content)
+        except WireError as error:
+            if error.code != "bad_reply":
+                return _meaning(error)
         match response.status_code:
             case 503:
-                raise await self._busy_or_down()
+                return await self._busy_or_down()
             case 413:
-                raise ModelRejected("the prompt is larger than TorchServe takes", status=413)
+                return ModelRejected("the prompt is larger than TorchServe takes", status=413)
             case 404:
-                raise ModelDown(f"TorchServe has no model called {self._name}")
+                return ModelDown(f"TorchServe has no model called {self._name}")
             case 500 | 507:
-                raise ModelDown("the worker died while it answered")
+                return ModelDown("the worker died while it answered")
             case status:
-                raise ModelDown(f"TorchServe answered with status {status}")
+                return ModelDown(f"TorchServe answered with status {status}")
 
     async def ready(self) -> None:
         """Return when the present workers have answered a canary prompt; asked once for each set of workers."""
@@ -128,15 +165,9 @@ class TorchServeInference:
         return words
 
     async def _post(self, body: bytes, headers: Mapping[str, str], patience: float | None) -> httpx.Response:
-        try:
+        with _translated():
             async with asyncio.timeout(patience):
                 return await self._client.post(self._predictions, content=body, headers=headers)
-        except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout) as error:
-            raise ModelTimeout("the model did not answer in time") from error
-        except httpx.PoolTimeout as error:
-            raise ModelBusy("too many requests wait for the model") from error
-        except httpx.TransportError as error:
-            raise ModelDown("the connection to TorchServe failed") from error
 
     async def _state(self) -> dict[str, Any]:
         """Return the management API's description of the default version. Raises ModelDown or ModelGarbled."""
@@ -182,17 +213,41 @@ class TorchServeInference:
         )
 
 
-def _raise_failure(error: WireError) -> NoReturn:
-    """Raise what the handler's own failure means here, by its status."""
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what httpx and the clock raise into what it means here."""
+    try:
+        yield
+    except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout) as error:
+        raise ModelTimeout("the model did not answer in time") from error
+    except httpx.PoolTimeout as error:
+        raise ModelBusy("too many requests wait for the model") from error
+    except httpx.TransportError as error:
+        raise ModelDown("the connection to TorchServe failed") from error
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """Yield the lines of a body as they come; httpx's own would also split at line ends inside of JSON texts."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line
+    if rest:
+        yield rest
+
+
+def _meaning(error: WireError) -> ModelError:
+    """Return what the handler's own failure means here, by its status."""
     if error.code == "bad_reply":
-        raise ModelGarbled(error.message) from error
+        return ModelGarbled(error.message)
     if error.status == 503:
-        raise ModelBusy(error.message) from error
+        return ModelBusy(error.message)
     if error.status == 504:
-        raise ModelTimeout(error.message) from error
+        return ModelTimeout(error.message)
     if error.status < 500:
-        raise ModelRejected(error.message, status=error.status, problems=error.problems) from error
-    raise ModelDown(error.message) from error
+        return ModelRejected(error.message, status=error.status, problems=error.problems)
+    return ModelDown(error.message)
 
 
 def _workers(state: Mapping[str, Any]) -> list[Worker]:

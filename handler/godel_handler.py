@@ -3,8 +3,9 @@
 The only file that knows TorchServe, and it defines exactly one class, as TorchServe's loader demands.
 
 In continuous mode (`continuousBatching: true`) TorchServe calls `handle` again and again with every live
-request; an answer goes out when it is ready, or part by part, and `b""` stands for "not yet". In classic mode it calls once
-with a whole batch and waits for all of it. A bad request gets its own status; only a broken engine raises.
+request; an answer goes out when it is ready, or part by part, and `b""` stands for "not yet". In classic mode
+it calls once with a whole batch and waits for all of it. A bad request gets its own status; only a broken
+engine raises.
 """
 
 import dataclasses

@@ -1,14 +1,13 @@
-"""Bots as resources, and talking to one in JSON."""
+"""Bots as resources."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 
 from gateway.bots import check_bot_id
-from gateway.disconnect import while_connected
 from gateway.problems import declared
-from gateway.routes.schemas import BotId, BotInput, BotList, BotOutput, BotSummary, ChatInput, ChatOutput
-from gateway.services import RequestId, ServicesOf
+from gateway.routes.schemas import BotId, BotInput, BotList, BotOutput, BotSummary
+from gateway.services import ServicesOf
 
 router = APIRouter(prefix="/v1/bots", tags=["bots"])
 
@@ -43,17 +42,3 @@ async def get_bot(bot_id: BotId, services: ServicesOf) -> BotOutput:
 @router.delete("/{bot_id}", summary="Delete a bot", status_code=204, responses=declared(404, 422, 503))
 async def delete_bot(bot_id: BotId, services: ServicesOf) -> None:
     await services.store.delete(check_bot_id(bot_id))
-
-
-@router.post(
-    "/{bot_id}/chat",
-    summary="Talk to a bot",
-    description="Answers one message from the bot's knowledge, with no memory of others.",
-    tags=["chat"],
-    responses=declared(400, 404, 413, 422, 502, 503, 504),
-)
-async def chat(
-    bot_id: BotId, said: ChatInput, request: Request, services: ServicesOf, request_id: RequestId
-) -> ChatOutput:
-    work = services.chat.answer(check_bot_id(bot_id), [said.message], said.parameters, request_id)
-    return ChatOutput.of(await while_connected(request, work), request_id)

@@ -106,6 +106,14 @@ class ChatInput(_Input):
     message: str = Field(examples=["How many players are in a team?"])
     parameters: Parameters = Field(default={}, examples=[{"do_sample": False}])
     """Parameters for this answer alone; they win over the bot's own."""
+    stream: bool = False
+    """Send the answer as events while it is made."""
+
+
+class ChatPart(_Output):
+    """A part of a streamed answer."""
+
+    text: str = Field(examples=["There are eleven"])
 
 
 class Usage(_Output):

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 from starlette.convertors import Convertor, register_url_convertor
 
 from gateway.bots import check_bot_id
+from gateway.chat import Question
 from gateway.disconnect import while_connected
 from gateway.problems import declared
 from gateway.routes.schemas import BotId, SeedOutput
@@ -49,6 +50,6 @@ async def set_context(bot_id: BotId, message: str, services: ServicesOf) -> Seed
 async def chat(
     bot_id: BotId, message: str, request: Request, services: ServicesOf, request_id: RequestId
 ) -> SeedOutput:
-    work = services.chat.answer(check_bot_id(bot_id), [message], {}, request_id)
-    answer = await while_connected(request, work)
+    question = Question(bot_id=check_bot_id(bot_id), turns=[message], request_id=request_id)
+    answer = await while_connected(request, services.chat.answer(question))
     return SeedOutput(response=answer.reply.text)

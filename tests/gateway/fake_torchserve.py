@@ -1,7 +1,9 @@
 """TorchServe as the gateway sees it: what it answers, oddities included, without Java and without a model."""
 
 import asyncio
+import contextlib
 import json
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from handler.contract.wire import GenerateReply, GenerateRequest, WireError, encode_failure
+from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_reply, encode_failure, encode_part
 
 READY = {"id": "9000", "status": "READY", "pid": 4711, "gpu": False}
 
@@ -39,6 +41,8 @@ class FakeTorchServe:
     """Answer every prediction with this, in TorchServe's own words."""
     cut: bool = False
     """Close the connection in the middle of each reply, as a dying worker does."""
+    pause: threading.Event | None = None
+    """Streams wait for it after their first part."""
     gate: threading.Event | None = None
     """Predictions wait until it is set."""
     words: dict[str, Any] = field(
@@ -90,7 +94,7 @@ class FakeTorchServe:
     async def _predict(self, request: GenerateRequest, receive: Receive, send: Send) -> None:
         self.seen.append(request)
         self.arrived.set()
-        if self.gate is not None and not await self._opened(receive):
+        if self.gate is not None and not await self._opened(receive, self.gate):
             return
         if self.status is not None:
             await _send(send, self.status, _own_error(self.status))
@@ -100,18 +104,37 @@ class FakeTorchServe:
         except WireError as error:
             await _send(send, error.status, encode_failure(error, request.request_id))
             return
+        if request.stream:
+            await self._stream(body, receive, send)
+            return
         if self.cut:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": body[:10], "more_body": True})
             raise ConnectionError("the worker died")
         await _send(send, 200, body)
 
-    async def _opened(self, receive: Receive) -> bool:
-        """Wait for the gate; return False when the client goes away first."""
-        assert self.gate is not None
+    async def _stream(self, body: bytes, receive: Receive, send: Send) -> None:
+        """Send the text of `body` word by word, chunks ending where they like, then `body` itself."""
+        headers = [(b"content-type", b"application/x-ndjson")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        words: list[str] = []
+        with contextlib.suppress(WireError):
+            words = re.findall(r"\S+\s*|\s+", decode_reply(body).text)
+        for number, word in enumerate(words):
+            line = encode_part(word)
+            for half in (line[:9], line[9:]):
+                await send({"type": "http.response.body", "body": half, "more_body": True})
+            if number == 0 and self.pause is not None and not await self._opened(receive, self.pause):
+                return
+            if self.cut:
+                raise ConnectionError("the worker died")
+        await send({"type": "http.response.body", "body": body + b"\n"})
+
+    async def _opened(self, receive: Receive, gate: threading.Event) -> bool:
+        """Wait for `gate`; return False when the client goes away first."""
         gone = asyncio.ensure_future(receive())
         try:
-            while not self.gate.is_set():
+            while not gate.is_set():
                 await asyncio.wait({gone}, timeout=0.01)
                 if gone.done():
                     self.left.set()

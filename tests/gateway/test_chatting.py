@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.bots import BotDraft
-from gateway.chat import Chat
+from gateway.chat import Chat, Question
 from gateway.errors import BotNotFound, InvalidInput, ModelTimeout, PromptTooLong
 from gateway.inference import EchoInference
 from gateway.prompting import CHARACTERS_PER_TOKEN, PromptBuilder
@@ -33,14 +33,19 @@ def chat_over(inference: Any, **options: Any) -> Chat:
         "prompts": prompts(count_words),
         "timeout": 7.0,
         "max_message_characters": 1000,
+        "max_knowledge_characters": 10_000,
         "clock": lambda: NOW,
     }
     return Chat(**parts | options)
 
 
+def question(*turns: str, **options: Any) -> Question:
+    return Question(**{"bot_id": "bot", "turns": turns, "request_id": "r-1"} | options)
+
+
 async def asked(chat: Chat, message: str = "How many?", **bot: Any) -> Any:
     await chat.store.put(BotDraft(bot_id="bot", **bot))
-    return await chat.answer("bot", [message], {}, "r-1")
+    return await chat.answer(question(message))
 
 
 async def test_the_request_carries_its_id_and_the_deadline() -> None:
@@ -89,9 +94,9 @@ async def test_an_instruction_that_fills_the_prompt_is_a_clear_error() -> None:
 async def test_bad_input_is_found_before_the_bot_is_looked_up() -> None:
     chat = chat_over(EchoInference())
     with pytest.raises(InvalidInput):
-        await chat.answer("nobody", [""], {"top_p": 3}, "r-1")
+        await chat.answer(question("", bot_id="nobody", parameters={"top_p": 3}))
     with pytest.raises(BotNotFound):
-        await chat.answer("nobody", ["hello"], {}, "r-1")
+        await chat.answer(question("hello", bot_id="nobody"))
 
 
 class Late(EchoInference):
@@ -114,7 +119,7 @@ async def test_fitting_a_long_text_does_not_hold_up_other_requests() -> None:
 
     chat = chat_over(EchoInference(), prompts=prompts(slow))
     await chat.store.put(BotDraft(bot_id="bot", knowledge="One two three. " * 100))
-    answering = asyncio.ensure_future(chat.answer("bot", ["x"], {}, "r-1"))
+    answering = asyncio.ensure_future(chat.answer(question("x")))
     turns = 0
     while not answering.done():
         await asyncio.sleep(0)

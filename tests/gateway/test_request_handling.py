@@ -160,5 +160,5 @@ def test_every_error_has_a_status_and_a_place_in_the_drawing() -> None:
 
 
 def test_a_problem_holds_any_text() -> None:
-    response = problems.problem_response("r", 422, "kind", "half \ud800", {"\ud800": "\udfff"})
+    response = problems.respond(problems.make_problem("r", 422, "kind", "half \ud800", {"\ud800": "\udfff"}), "/")
     assert bytes(response.body).decode("utf-8")

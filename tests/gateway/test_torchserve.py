@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,8 +15,8 @@ from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, Model
 from gateway.settings import Settings
 from gateway.torchserve import TorchServeInference
 from handler.contract.generation import GenerationParameters
-from handler.contract.wire import GenerateRequest, WireError, encode_failure
-from tests.gateway.fake_torchserve import READY, FakeTorchServe
+from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_reply, encode_failure
+from tests.gateway.fake_torchserve import READY, FakeTorchServe, echo
 from tests.gateway.serving import running
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +43,10 @@ def adapter(client: httpx.AsyncClient, **options: Any) -> TorchServeInference:
 
 def asking(**options: Any) -> GenerateRequest:
     return GenerateRequest(prompt="Hello.", request_id="r-1", **options)
+
+
+def reply_with(text: str) -> bytes:
+    return replace(decode_reply(echo(asking())), text=text).encode()
 
 
 def refuse(error: WireError) -> Callable[[GenerateRequest], bytes]:
@@ -240,3 +245,74 @@ async def test_a_model_that_is_not_registered_is_down_by_name(served: FakeTorchS
         for call in (inference.generate(asking()), inference.ready(), inference.describe()):
             with pytest.raises(ModelDown, match="no model called godel"):
                 await call
+
+
+async def parts_of(inference: TorchServeInference, **options: Any) -> list[str | GenerateReply]:
+    return [part async for part in inference.stream(asking(stream=True, **options))]
+
+
+async def test_a_stream_brings_each_part_and_the_reply_at_its_end(
+    served: FakeTorchServe, inference: TorchServeInference
+) -> None:
+    served.reply = lambda _: reply_with("One\u2028two three.")
+    *parts, reply = await parts_of(inference)
+    assert isinstance(reply, GenerateReply)
+    assert "".join(str(part) for part in parts) == reply.text == "One\u2028two three."
+    assert len(parts) == 3
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        ({"status": 500}, ModelDown),
+        ({"status": 503}, ModelBusy),
+        ({"reply": refuse(WireError(422, "beyond_model_limits", "too long"))}, ModelRejected),
+        ({"reply": lambda _: encode_failure(WireError(504, "late", "too late"))}, ModelTimeout),
+        ({"reply": lambda _: b""}, ModelGarbled),
+        ({"reply": lambda _: b"noise"}, ModelGarbled),
+    ],
+    ids=["worker died", "queue full", "refused", "failed in its only line", "empty", "noise"],
+)
+async def test_a_stream_fails_like_an_answer_in_one_piece(
+    served: FakeTorchServe, inference: TorchServeInference, behaviour: dict[str, Any], error: type[ModelError]
+) -> None:
+    for name, value in behaviour.items():
+        setattr(served, name, value)
+    with pytest.raises(error):
+        await parts_of(inference)
+
+
+async def test_a_worker_that_dies_in_the_middle_of_a_stream_is_down(served: FakeTorchServe) -> None:
+    served.reply = lambda _: reply_with("One two three.")
+    served.cut = True
+    with running(served) as address:
+        async with httpx.AsyncClient() as client:
+            stream = adapter(client, inference_url=address).stream(asking(stream=True))
+            assert await anext(stream) == "One "
+            with pytest.raises(ModelDown):
+                await anext(stream)
+
+
+async def test_a_stream_that_is_closed_lets_go_of_the_model(served: FakeTorchServe) -> None:
+    served.reply = lambda _: reply_with("One two three.")
+    served.pause = threading.Event()
+    with running(served) as address:
+        async with httpx.AsyncClient() as client:
+            stream = adapter(client, inference_url=address).stream(asking(stream=True))
+            assert await anext(stream) == "One "
+            await stream.aclose()
+            assert await asyncio.to_thread(served.left.wait, 5)
+
+
+async def test_a_stream_without_news_ends_at_its_deadline(served: FakeTorchServe) -> None:
+    served.reply = lambda _: reply_with("One two three.")
+    served.pause = threading.Event()
+    with running(served) as address:
+        async with httpx.AsyncClient() as client:
+            moments = iter([0.0, 0.0, 100.0, 100.0])
+            waiting = adapter(client, inference_url=address, clock=lambda: next(moments))
+            stream = waiting.stream(asking(stream=True, deadline=5.0))
+            assert await anext(stream) == "One "
+            with pytest.raises(ModelTimeout):
+                await anext(stream)
+    served.pause.set()

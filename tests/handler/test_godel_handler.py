@@ -228,10 +228,8 @@ def test_a_failing_engine_fails_the_live_requests_and_the_next_one_is_served(
 
 
 @pytest.mark.parametrize("options", [{}, {"stream_milliseconds": 0}, {"call_milliseconds": 0}])
-def test_streamed_parts_join_to_the_unstreamed_answer_in_company_too(
-    model_dir: Path, options: dict[str, object]
-) -> None:
-    handler, context = make(model_dir, **options)
+def test_streamed_parts_join_to_the_unstreamed_answer_in_company_too(model_dir: Path, options: dict[str, int]) -> None:
+    handler, context = make(model_dir, continuous=True, **options)
     frontend = Frontend(handler, context)
     for number in range(4):
         frontend.send(f"whole {number}", request(number))

@@ -1,0 +1,63 @@
+"""Talking to a bot in JSON, the answer whole or as a stream of events."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from gateway import event_stream
+from gateway.bots import check_bot_id
+from gateway.chat import Answer, Chat, Question
+from gateway.disconnect import while_connected
+from gateway.event_stream import EventStream, event
+from gateway.problems import Problem, declared
+from gateway.routes.schemas import BotId, ChatInput, ChatOutput, ChatPart
+from gateway.services import RequestId, ServicesOf
+
+router = APIRouter(prefix="/v1/bots", tags=["chat"])
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer: whole, or with `stream` as events. Each `part` adds text, `answer` is the last"
+        " and holds the whole as JSON does without `stream`; `problem` is the last when the answer fails on its way.",
+        "content": {
+            event_stream.MEDIA_TYPE: {
+                "schema": {"type": "string"},
+                "example": 'event: part\ndata: {"text":"There are eleven"}\n\n'
+                'event: part\ndata: {"text":" players in each team."}\n\nevent: answer\ndata: {"response":...}\n\n',
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/{bot_id}/chat",
+    summary="Talk to a bot",
+    description="Answers one message from the bot's knowledge, with no memory of others.",
+    response_model=ChatOutput,
+    responses=STREAMED | declared(400, 404, 413, 422, 502, 503, 504),
+)
+async def chat(
+    bot_id: BotId, said: ChatInput, request: Request, services: ServicesOf, request_id: RequestId
+) -> ChatOutput | Response:
+    question = Question(
+        bot_id=check_bot_id(bot_id), turns=[said.message], parameters=said.parameters, request_id=request_id
+    )
+    if said.stream:
+        return await EventStream.open(request, _events(services.chat, question), _failed)
+    return ChatOutput.of(await while_connected(request, services.chat.answer(question)), request_id)
+
+
+async def _events(chat: Chat, question: Question) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chat.stream(question)) as parts:
+        async for part in parts:
+            if isinstance(part, Answer):
+                yield event(ChatOutput.of(part, question.request_id).model_dump_json(), "answer")
+            else:
+                yield event(ChatPart(text=part).model_dump_json(), "part")
+
+
+def _failed(problem: Problem) -> bytes:
+    return event(problem.model_dump_json(), "problem")
