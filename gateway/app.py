@@ -1,7 +1,9 @@
 """The composition root: which concrete part stands behind which port is decided here and nowhere else."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -10,13 +12,15 @@ from fastapi.routing import iter_route_contexts
 from gateway import openai_errors, problems
 from gateway.bots import RESERVED_BOT_IDS, BotRules
 from gateway.chat import Chat
+from gateway.conversations import Conversations
 from gateway.errors import Misconfigured
 from gateway.inference import Inference
 from gateway.prompting import PromptBuilder
 from gateway.request_log import BodyLimit, RequestLog
-from gateway.routes import bots, chat, model, openai, seed
+from gateway.routes import bots, chat, model, openai, seed, sessions
 from gateway.services import Services
 from gateway.settings import Settings
+from gateway.store.memory import now
 from gateway.store.port import Store
 from gateway.tokens import CountTokens
 
@@ -29,7 +33,7 @@ Bots that answer from the knowledge you give them, with a GODEL model behind Tor
 Failures are `application/problem+json` (RFC 9457). Every response has an `X-Request-ID`, yours if you sent one.
 """
 
-ROUTERS: tuple[APIRouter, ...] = (model.router, bots.router, chat.router, openai.router, seed.router)
+ROUTERS: tuple[APIRouter, ...] = (model.router, bots.router, sessions.router, chat.router, openai.router, seed.router)
 """In the order in which they are asked; the short addresses, which match almost anything, come last."""
 
 
@@ -110,15 +114,30 @@ async def _services(
         from gateway.torchserve import TorchServeInference
 
         inference = await stack.enter_async_context(TorchServeInference.open(settings, metadata))
+    conversations = Conversations(store=store, idle=timedelta(hours=settings.session_idle_hours), clock=now)
+    sweeper = asyncio.ensure_future(conversations.sweep())
+    stack.push_async_callback(_end, sweeper)
     talk = Chat(
         store=store,
         inference=inference,
+        conversations=conversations,
         prompts=PromptBuilder(count_tokens=count_tokens, budget=budget),
         timeout=settings.request_timeout,
         max_message_characters=settings.max_message_characters,
         max_knowledge_characters=settings.max_knowledge_characters,
     )
-    return Services(rules=BotRules(settings.max_knowledge_characters), store=store, inference=inference, chat=talk)
+    return Services(
+        rules=BotRules(settings.max_knowledge_characters),
+        store=store,
+        inference=inference,
+        conversations=conversations,
+        chat=talk,
+    )
+
+
+async def _end(task: "asyncio.Future[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _check_reserved(app: FastAPI) -> None:

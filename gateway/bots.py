@@ -1,6 +1,6 @@
 """What a bot is and the rules its parts obey. Knows neither HTTP nor databases.
 
-A bot is a passage of knowledge with an instruction and default generation parameters.
+A bot is a passage of knowledge with an instruction, default generation parameters and limits.
 """
 
 import re
@@ -23,6 +23,13 @@ RESERVED_BOT_IDS: Final = frozenset(
 MAX_INSTRUCTION_CHARACTERS: Final = 500
 """An instruction shares the prompt's budget with the message and the knowledge."""
 
+MAX_NAME_CHARACTERS: Final = 200
+
+LIMITS: Final = ("requests_per_minute", "tokens_per_minute")
+"""What may be limited for one bot; the gateway's own limits hold beside these."""
+
+MAX_LIMIT: Final = 1_000_000_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BotDraft:
@@ -34,6 +41,10 @@ class BotDraft:
     """A name of the contract's INSTRUCTIONS, the bot's own text, or None for the default."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Those generation parameters that differ from the contract's defaults."""
+    name: str = ""
+    """What people call it; may be empty."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """By names of LIMITS; what is not named is not limited for this bot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,18 +69,29 @@ class BotRules:
         knowledge: str = "",
         instruction: str | None = None,
         parameters: Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        limits: Mapping[str, Any] | None = None,
     ) -> BotDraft:
         """Return the bot these values describe."""
         problems = {
             "bot_id": bot_id_problem(bot_id),
             "knowledge": text_problem(knowledge, self.max_knowledge_characters),
             "instruction": _instruction_problem(instruction),
+            "name": text_problem(name, MAX_NAME_CHARACTERS),
         }
         found = {name: problem for name, problem in problems.items() if problem}
-        found |= parameter_problems(parameters or {})
+        found |= parameter_problems(parameters or {}) | _limit_problems(limits or {})
         if found:
             raise InvalidInput.of(found)
-        return BotDraft(bot_id=bot_id, knowledge=knowledge, instruction=instruction, parameters=dict(parameters or {}))
+        return BotDraft(
+            bot_id=bot_id,
+            knowledge=knowledge,
+            instruction=instruction,
+            parameters=dict(parameters or {}),
+            name=name,
+            limits=dict(limits or {}),
+        )
 
     def lesson(self, bot_id: str, knowledge: str) -> BotDraft:
         """Return a draft that teaches `bot_id` something: its knowledge may not be blank."""
@@ -120,6 +142,16 @@ def text_problem(text: str, longest: int) -> str | None:
 def is_blank(text: str) -> bool:
     """Return whether nothing of `text` would reach a prompt; looks no further than the first that would."""
     return not any(neutralise(text[start : start + 256]) for start in range(0, len(text), 256))
+
+
+def _limit_problems(limits: Mapping[str, Any]) -> dict[str, str]:
+    problems = {}
+    for name, value in limits.items():
+        if name not in LIMITS:
+            problems[f"limits.{name[:64]}"] = f"is not a limit; known are {', '.join(LIMITS)}"
+        elif not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_LIMIT:
+            problems[f"limits.{name}"] = f"must be a whole number from 1 to {MAX_LIMIT}"
+    return problems
 
 
 def _instruction_problem(instruction: str | None) -> str | None:

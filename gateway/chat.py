@@ -9,10 +9,11 @@ from typing import Any
 import anyio.to_thread
 
 from gateway.bots import is_blank, parameter_problems, text_problem
+from gateway.conversations import Conversations
 from gateway.errors import InvalidInput, ModelTimeout
 from gateway.inference import Inference
 from gateway.prompting import PromptBuilder
-from gateway.store.port import Store
+from gateway.store.port import BotStore
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import FittedPrompt
 from handler.contract.wire import GenerateReply, GenerateRequest
@@ -30,6 +31,8 @@ class Question:
     request_id: str
     knowledge: str | None = None
     """What the bot knows for this answer; None is what it knows anyway."""
+    session_id: str | None = None
+    """The session that goes on with this; what was said in it comes before `turns`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """Answers messages; keeps no memory of them."""
+    """Answers messages; sessions are the only memory of them."""
 
-    store: Store
+    store: BotStore
     inference: Inference
+    conversations: Conversations
     prompts: PromptBuilder
     timeout: float
     max_message_characters: int
@@ -55,17 +59,27 @@ class Chat:
     async def answer(self, question: Question) -> Answer:
         """Return the bot's answer.
 
-        Raises InvalidInput, BotNotFound, PromptTooLong, StoreUnavailable or a ModelError.
+        Raises InvalidInput, BotNotFound, SessionNotFound, PromptTooLong, StoreUnavailable or a ModelError; the
+        session is then as it was.
         """
         request, prompt = await self._prepare(question, stream=False)
-        return Answer(_checked(await self.inference.generate(request)), prompt)
+        return await self._conclude(question, Answer(await self.inference.generate(request), prompt))
 
     async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
         """Yield the bot's answer in parts as they are made, last the whole of it. Raises as `answer`."""
         request, prompt = await self._prepare(question, stream=True)
         async with aclosing(self.inference.stream(request)) as parts:
             async for part in parts:
-                yield part if isinstance(part, str) else Answer(_checked(part), prompt)
+                yield part if isinstance(part, str) else await self._conclude(question, Answer(part, prompt))
+
+    async def _conclude(self, question: Question, answer: Answer) -> Answer:
+        """Return `answer` when it is one, remembered in the question's session."""
+        if answer.reply.finish_reason == "deadline" and not answer.reply.text:
+            raise ModelTimeout("the deadline passed before the model had a word of its answer")
+        if question.session_id is not None:
+            said = question.turns[-1], answer.reply.text
+            await self.conversations.remember(question.bot_id, question.session_id, *said)
+        return answer
 
     async def _prepare(self, question: Question, *, stream: bool) -> tuple[GenerateRequest, FittedPrompt]:
         submitted = self.clock()
@@ -73,11 +87,14 @@ class Chat:
         bot = await self.store.get(question.bot_id)
         if question.knowledge is not None:
             bot = replace(bot, knowledge=question.knowledge)
+        turns = list(question.turns)
+        if question.session_id is not None:
+            turns = await self.conversations.turns(question.bot_id, question.session_id) + turns
         parameters = {**bot.parameters, **question.parameters}
         if problems := parameter_problems(parameters):  # each part was right, together they may not be
             raise InvalidInput.of(problems)
         # Counting the tokens of a long text takes a while; other requests go on meanwhile.
-        prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, question.turns)
+        prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, turns)
         request = GenerateRequest(
             prompt=prompt.text,
             request_id=question.request_id,
@@ -102,9 +119,3 @@ class Chat:
         found |= parameter_problems(question.parameters)
         if found:
             raise InvalidInput.of(found)
-
-
-def _checked(reply: GenerateReply) -> GenerateReply:
-    if reply.finish_reason == "deadline" and not reply.text:
-        raise ModelTimeout("the deadline passed before the model had a word of its answer")
-    return reply

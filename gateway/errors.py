@@ -5,7 +5,9 @@
     ├── PromptTooLong        instruction and message do not fit the model's prompt
     ├── ContentTooLarge      the request's body is larger than any valid one
     ├── BotNotFound
-    ├── BotExists            an import would overwrite
+    ├── BotExists            something would overwrite it
+    ├── BotChanged           somebody else changed it meanwhile
+    ├── SessionNotFound
     ├── ClientGone           nobody waits for the answer any more
     ├── ShuttingDown         the grace after SIGTERM is over
     ├── ModelError
@@ -61,7 +63,26 @@ class BotNotFound(GatewayError):
 
 
 class BotExists(GatewayError):
-    """Bots that an import would overwrite."""
+    """Bots that would be overwritten, and nobody said they may."""
+
+    @classmethod
+    def of(cls, *bot_ids: str) -> "BotExists":
+        """Return the error for these bots."""
+        return cls(f"already there: {', '.join(bot_ids)}")
+
+
+class BotChanged(GatewayError):
+    """The bot is not the one that the caller has seen."""
+
+    def __init__(self, bot_id: str) -> None:
+        super().__init__(f"the bot {bot_id} was changed meanwhile; read it again, then repeat your change")
+
+
+class SessionNotFound(GatewayError):
+    """There is no such session of this bot, or it is over."""
+
+    def __init__(self, bot_id: str) -> None:
+        super().__init__(f"there is no such session; begin one with POST /v1/bots/{bot_id}/sessions")
 
 
 class ClientGone(GatewayError):
@@ -114,6 +135,8 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
     ContentTooLarge: 413,
     BotNotFound: 404,
     BotExists: 409,
+    BotChanged: 412,
+    SessionNotFound: 404,
     ClientGone: 499,  # nginx's number for it; nobody reads the body, but the log line does show it
     ShuttingDown: 503,
     ModelRejected: 422,

@@ -112,7 +112,9 @@ def install(app: FastAPI) -> None:
 
 _MEANINGS = {
     400: "The body is not JSON.",
-    404: "There is no such bot.",
+    404: "There is no such bot, or no such session.",
+    409: "There is a bot of that name already.",
+    412: "The bot is not, or no longer, as the condition says.",
     413: "The body is larger than any that is taken.",
     422: "A value breaks a rule; `problems` names each.",
     502: "The model answered what nobody understands.",

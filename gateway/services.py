@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from gateway.bots import BotRules
 from gateway.chat import Chat
+from gateway.conversations import Conversations
 from gateway.inference import Inference
 from gateway.store.port import Store
 
@@ -18,6 +19,7 @@ class Services:
     rules: BotRules
     store: Store
     inference: Inference
+    conversations: Conversations
     chat: Chat
 
 

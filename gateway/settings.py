@@ -60,5 +60,8 @@ class Settings(BaseSettings):
     max_knowledge_characters: int = Field(default=1_000_000, ge=1, le=50_000_000)
     """Longest knowledge of one bot: some 300 pages."""
 
+    session_idle_hours: float = Field(default=720, gt=0, le=87_600)
+    """Hours without a word after which a session is forgotten: 30 days."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the gateway logs. Users' text is logged at no level."""

@@ -35,7 +35,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/{bot_id}/chat",
     summary="Talk to a bot",
-    description="Answers one message from the bot's knowledge, with no memory of others.",
+    description="Answers from the bot's knowledge. Without `session_id` it has no memory; `messages` brings a dialogue.",
     response_model=ChatOutput,
     responses=STREAMED | declared(400, 404, 413, 422, 502, 503, 504),
 )
@@ -43,7 +43,11 @@ async def chat(
     bot_id: BotId, said: ChatInput, request: Request, services: ServicesOf, request_id: RequestId
 ) -> ChatOutput | Response:
     question = Question(
-        bot_id=check_bot_id(bot_id), turns=[said.message], parameters=said.parameters, request_id=request_id
+        bot_id=check_bot_id(bot_id),
+        turns=said.turns,
+        parameters=said.parameters,
+        request_id=request_id,
+        session_id=said.session_id,
     )
     if said.stream:
         return await EventStream.open(request, _events(services.chat, question), _failed)

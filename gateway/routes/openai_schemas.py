@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from gateway.bots import Bot
 from gateway.chat import Answer
+from gateway.conversations import by_turns
 from gateway.errors import InvalidInput
 from handler.contract.wire import FinishReason
 
@@ -95,18 +96,9 @@ class CompletionInput(_Lenient):
 
     @property
     def turns(self) -> list[str]:
-        """The dialogue by turns; messages of one side in a row are one turn."""
-        turns: list[str] = []
-        previous = None
-        for message in self.messages:
-            if message.role in ("system", "developer"):
-                continue
-            if message.role == previous:
-                turns[-1] += f"\n{message.text}"
-            else:
-                turns.append(message.text)
-            previous = message.role
-        return turns
+        """The dialogue by turns."""
+        spoken = [message for message in self.messages if message.role not in ("system", "developer")]
+        return by_turns([(message.role, message.text) for message in spoken])
 
     @property
     def knowledge(self) -> str | None:

@@ -2,13 +2,15 @@
 
 import dataclasses
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from gateway.bots import BOT_ID, MAX_INSTRUCTION_CHARACTERS, Bot
+from gateway.bots import BOT_ID, LIMITS, MAX_INSTRUCTION_CHARACTERS, MAX_LIMIT, MAX_NAME_CHARACTERS, Bot
 from gateway.chat import Answer
+from gateway.conversations import Exchange, Session, by_turns
+from gateway.errors import InvalidInput
 from gateway.inference import ModelDescription
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import DEFAULT_INSTRUCTION, DEFAULT_INSTRUCTION_WITHOUT_KNOWLEDGE, INSTRUCTIONS
@@ -31,10 +33,21 @@ def _parameters_schema() -> dict[str, Any]:
 
 
 BotId = Annotated[str, Path(description=f"The bot's name: `{BOT_ID.pattern}`.", examples=["cricket"])]
+Limits = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT} for name in LIMITS},
+        }
+    ),
+]
 Parameters = Annotated[dict[str, Any], WithJsonSchema(_parameters_schema())]
 
 _KNOWLEDGE = "Cricket is a popular sport that is played between two teams of eleven players each."
 _REQUEST_ID = "0f8fad5bd9cb469fa16570867728950e"
+_SESSION_ID = "019ab4c3e1f07b1d9c2e4a5f60718293a4b5"
 _NAMED_INSTRUCTIONS = ", ".join(f"`{name}`" for name in INSTRUCTIONS)
 
 
@@ -46,9 +59,9 @@ class _Output(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class BotInput(_Input):
-    """A bot as it shall be."""
-
+class _BotFields(_Input):
+    name: str = Field(default="", max_length=MAX_NAME_CHARACTERS, examples=["Cricket for beginners"])
+    """What people call it."""
     knowledge: str = Field(default="", examples=[_KNOWLEDGE])
     """The passage it answers from."""
     instruction: str | None = Field(
@@ -59,12 +72,30 @@ class BotInput(_Input):
     )
     parameters: Parameters = Field(default={}, examples=[{"max_length": 64, "do_sample": False}])
     """How its answers are generated, where not by default."""
+    limits: Limits = Field(default={}, examples=[{"requests_per_minute": 60}])
+    """What all its users together may ask of it."""
+
+
+class BotInput(_BotFields):
+    """A bot as it shall be."""
+
+
+class NewBotInput(_BotFields):
+    """A bot to create."""
+
+    bot_id: str | None = Field(default=None, examples=["cricket"])
+    """Its name in addresses; one is made when it is left out."""
+
+
+class BotPatch(_BotFields):
+    """Those parts of a bot that shall change."""
 
 
 class BotSummary(_Output):
     """A bot without its knowledge."""
 
     bot_id: str = Field(examples=["cricket"])
+    name: str = Field(examples=["Cricket for beginners"])
     instruction: str | None = Field(examples=[DEFAULT_INSTRUCTION])
     knowledge_characters: int = Field(examples=[len(_KNOWLEDGE)])
     created_at: datetime
@@ -80,9 +111,11 @@ class BotOutput(_Output):
     """A bot."""
 
     bot_id: str = Field(examples=["cricket"])
+    name: str = Field(examples=["Cricket for beginners"])
     knowledge: str = Field(examples=[_KNOWLEDGE])
     instruction: str | None = Field(examples=[DEFAULT_INSTRUCTION])
     parameters: Parameters = Field(examples=[{"max_length": 64, "do_sample": False}])
+    limits: Limits = Field(examples=[{"requests_per_minute": 60}])
     created_at: datetime
     updated_at: datetime
 
@@ -100,14 +133,41 @@ class BotList(_Output):
     """Ask for `?after=` this to get the next page; null on the last."""
 
 
-class ChatInput(_Input):
-    """A message to a bot."""
+class SaidMessage(_Input):
+    """One message of a dialogue."""
 
-    message: str = Field(examples=["How many players are in a team?"])
+    role: Literal["user", "assistant"]
+    content: str = Field(examples=["How many players are in a team?"])
+
+
+class ChatInput(_Input):
+    """What is said to a bot: one `message`, or a whole dialogue as `messages`."""
+
+    message: str | None = Field(default=None, examples=["How many players are in a team?"])
+    messages: list[SaidMessage] | None = Field(default=None, examples=[None])
+    """A dialogue that the client keeps itself, the newest message last, a user's."""
+    session_id: str | None = Field(default=None, max_length=64, examples=[None])
+    """The session that `message` belongs to: the bot knows what was said in it, and remembers the answer."""
     parameters: Parameters = Field(default={}, examples=[{"do_sample": False}])
     """Parameters for this answer alone; they win over the bot's own."""
     stream: bool = False
     """Send the answer as events while it is made."""
+
+    @property
+    def turns(self) -> list[str]:
+        """What was said, by turns. Raises InvalidInput when it is not clear what the bot shall answer."""
+        problems = {}
+        if (self.message is None) == (self.messages is None):
+            problems["message"] = "is needed, or messages in its place, and not both"
+        elif self.messages is not None and (not self.messages or self.messages[-1].role != "user"):
+            problems["messages"] = "must end with a message of the user"
+        if self.messages is not None and self.session_id is not None:
+            problems["session_id"] = "goes with message: the session holds the dialogue itself"
+        if problems:
+            raise InvalidInput.of(problems)
+        if self.message is not None:
+            return [self.message]
+        return by_turns([(said.role, said.content) for said in self.messages or ()])
 
 
 class ChatPart(_Output):
@@ -169,6 +229,53 @@ class ChatOutput(_Output):
             ),
             request_id=request_id,
         )
+
+
+class SessionOutput(_Output):
+    """A conversation with a bot."""
+
+    session_id: str = Field(examples=[_SESSION_ID])
+    bot_id: str = Field(examples=["cricket"])
+    created_at: datetime
+    updated_at: datetime
+    """When something was last said."""
+    exchanges: int = Field(examples=[1])
+    """How many messages were answered in it."""
+
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """Return `session` as clients see it."""
+        return cls.model_validate(dataclasses.asdict(session))
+
+
+class SessionList(_Output):
+    """One page of sessions, the newest first."""
+
+    sessions: list[SessionOutput]
+    next_after: str | None = Field(examples=[None])
+    """Ask for `?after=` this to get the next page; null on the last."""
+
+
+class TurnOutput(_Output):
+    """A message and the bot's answer."""
+
+    number: int = Field(examples=[1])
+    message: str = Field(examples=["How many players are in a team?"])
+    response: str = Field(examples=["There are eleven players in each team."])
+    created_at: datetime
+
+    @classmethod
+    def of(cls, exchange: Exchange) -> Self:
+        """Return `exchange` as clients see it."""
+        return cls.model_validate(dataclasses.asdict(exchange))
+
+
+class SessionWithTurns(SessionOutput):
+    """A conversation and one page of what was said in it, the oldest first."""
+
+    turns: list[TurnOutput]
+    next_after: int | None = Field(examples=[None])
+    """Ask for `?after=` this to get the next page; null on the last."""
 
 
 class SeedOutput(_Output):

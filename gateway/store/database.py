@@ -17,6 +17,10 @@ BUSY_TIMEOUT_MS = 10_000
 """How long a SQLite connection waits for another writer before it gives up."""
 
 
+MIGRATION_LOCK = 0x60DE1
+"""The key of PostgreSQL's advisory lock round the migrations."""
+
+
 def open_engine(url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> AsyncEngine:
     """Return an engine for `url`; it is the caller's to dispose. SQLite's file and its folder are made.
 
@@ -26,7 +30,8 @@ def open_engine(url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> AsyncEng
     try:
         parsed = make_url(url)
         # Statements fail with their parameters in the message by default, and those are users' text.
-        engine = create_async_engine(parsed, hide_parameters=True)
+        # The ping finds connections that a restart of the database has cut, before a request does.
+        engine = create_async_engine(parsed, hide_parameters=True, pool_pre_ping=parsed.get_backend_name() != "sqlite")
         if parsed.get_backend_name() == "sqlite":
             event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, busy_timeout_ms))
             _make_sqlite_file(parsed.database or ":memory:")
@@ -52,24 +57,26 @@ def _make_sqlite_file(path: str) -> None:
         connection.execute("PRAGMA schema_version")
 
 
-async def migrate(engine: AsyncEngine) -> None:
-    """Run the migrations that the database lacks, all of them or none."""
+async def migrate(engine: AsyncEngine, revision: str = "head") -> None:
+    """Run the migrations that the database lacks up to `revision`, all of them or none."""
     async with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             # Takes the write lock first: of two processes that start at once, the second waits, then finds all done.
             await connection.exec_driver_sql("BEGIN IMMEDIATE")
-        await connection.run_sync(_upgrade)
+        elif engine.dialect.name == "postgresql":
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        await connection.run_sync(_upgrade, revision)
         await connection.commit()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _prepare_sqlite(busy_timeout_ms: int, connection: Any, _: Any) -> None:

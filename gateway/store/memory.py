@@ -1,12 +1,13 @@
-"""Bots in memory, for tests and trials: gone when the process ends."""
+"""Bots and sessions in memory, for tests and trials: gone when the process ends."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from gateway.bots import Bot, BotDraft
-from gateway.errors import BotExists, BotNotFound
-from gateway.store.port import BotPage
+from gateway.conversations import Exchange, Session, new_session_id
+from gateway.errors import BotChanged, BotExists, BotNotFound, SessionNotFound
+from gateway.store.port import BotPage, SessionPage
 
 
 def now() -> datetime:
@@ -20,6 +21,8 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], datetime] = now) -> None:
         self._clock = clock
         self._bots: dict[str, Bot] = {}
+        self._sessions: dict[str, Session] = {}
+        self._exchanges: dict[str, list[Exchange]] = {}
 
     async def get(self, bot_id: str) -> Bot:
         """Return a bot. Raises BotNotFound."""
@@ -37,23 +40,40 @@ class MemoryStore:
         """Create the bot, or replace all of it but its creation time."""
         return self._write(draft)
 
+    async def create(self, draft: BotDraft) -> Bot:
+        """Create the bot. Raises BotExists when there is one of that name."""
+        if draft.bot_id in self._bots:
+            raise BotExists.of(draft.bot_id)
+        return self._write(draft)
+
+    async def replace(self, seen: Bot, draft: BotDraft) -> Bot:
+        """Replace all of a bot but its creation time. Raises BotChanged when it is no longer as `seen`."""
+        self._check_unchanged(seen)
+        return self._write(draft)
+
     async def teach(self, draft: BotDraft) -> Bot:
         """Create the bot, or replace its knowledge alone."""
         old = self._bots.get(draft.bot_id)
         if old:
-            draft = dataclasses.replace(draft, instruction=old.instruction, parameters=old.parameters)
+            draft = dataclasses.replace(
+                draft, instruction=old.instruction, parameters=old.parameters, name=old.name, limits=old.limits
+            )
         return self._write(draft)
 
-    async def delete(self, bot_id: str) -> None:
-        """Remove a bot. Raises BotNotFound."""
+    async def delete(self, bot_id: str, *, seen: Bot | None = None) -> None:
+        """Remove a bot with its sessions. Raises BotNotFound; BotChanged when it is not as `seen`."""
+        if seen:
+            self._check_unchanged(seen)
         if self._bots.pop(bot_id, None) is None:
             raise BotNotFound(bot_id)
+        for session in [session for session in self._sessions.values() if session.bot_id == bot_id]:
+            self._forget(session)
 
     async def teach_all(self, drafts: Sequence[BotDraft], *, replace: bool) -> Sequence[Bot]:
         """Teach all of them or none. Raises BotExists when some exist and `replace` is false."""
         existing = sorted(draft.bot_id for draft in drafts if draft.bot_id in self._bots)
         if existing and not replace:
-            raise BotExists(f"these bots exist already: {', '.join(existing)}")
+            raise BotExists.of(*existing)
         return [await self.teach(draft) for draft in drafts]
 
     def _write(self, draft: BotDraft) -> Bot:
@@ -63,9 +83,75 @@ class MemoryStore:
             knowledge=draft.knowledge,
             instruction=draft.instruction,
             parameters=dict(draft.parameters),
+            name=draft.name,
+            limits=dict(draft.limits),
             created_at=old.created_at if old else now,
             updated_at=now,
             revision=old.revision + 1 if old else 1,
         )
         self._bots[bot.bot_id] = bot
         return bot
+
+    def _check_unchanged(self, seen: Bot) -> None:
+        if self._bots.get(seen.bot_id) != seen:
+            raise BotChanged(seen.bot_id)
+
+    async def create_session(self, bot_id: str) -> Session:
+        """Begin a session. Raises BotNotFound."""
+        await self.get(bot_id)
+        moment = self._clock()
+        session = Session(
+            session_id=new_session_id(moment), bot_id=bot_id, created_at=moment, updated_at=moment, exchanges=0
+        )
+        self._sessions[session.session_id] = session
+        self._exchanges[session.session_id] = []
+        return session
+
+    async def get_session(self, bot_id: str, session_id: str, *, since: datetime) -> Session:
+        """Return a session. Raises SessionNotFound, also when it is another bot's."""
+        session = self._sessions.get(session_id)
+        if session is None or session.bot_id != bot_id or session.updated_at < since:
+            raise SessionNotFound(bot_id)
+        return session
+
+    async def page_sessions(self, bot_id: str, *, limit: int, after: str = "", since: datetime) -> SessionPage:
+        """Return up to `limit` sessions that were begun before `after`, the newest first."""
+        found = [
+            session
+            for session_id, session in sorted(self._sessions.items(), reverse=True)
+            if session.bot_id == bot_id and session.updated_at >= since and (not after or session_id < after)
+        ]
+        return SessionPage(found[:limit], found[limit - 1].session_id if len(found) > limit else None)
+
+    async def page_exchanges(self, session_id: str, *, limit: int, after: int = 0) -> Sequence[Exchange]:
+        """Return up to `limit` exchanges with numbers above `after`, in order."""
+        return self._exchanges.get(session_id, [])[after : after + limit]
+
+    async def recent_exchanges(self, session_id: str, *, limit: int) -> Sequence[Exchange]:
+        """Return the last `limit` exchanges, in order."""
+        return self._exchanges.get(session_id, [])[-limit:]
+
+    async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
+        """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""
+        moment = self._clock()
+        session = await self.get_session(bot_id, session_id, since=datetime.min.replace(tzinfo=UTC))
+        number = session.exchanges + 1
+        exchange = Exchange(number=number, message=message, response=response, created_at=moment)
+        self._exchanges[session_id].append(exchange)
+        self._sessions[session_id] = dataclasses.replace(session, updated_at=moment, exchanges=number)
+        return exchange
+
+    async def delete_session(self, bot_id: str, session_id: str) -> None:
+        """Remove a session with all that was said. Raises SessionNotFound."""
+        self._forget(await self.get_session(bot_id, session_id, since=datetime.min.replace(tzinfo=UTC)))
+
+    async def sweep_sessions(self, *, before: datetime, limit: int) -> int:
+        """Remove up to `limit` sessions that were quiet since `before`; return how many."""
+        over = [session for session in self._sessions.values() if session.updated_at < before][:limit]
+        for session in over:
+            self._forget(session)
+        return len(over)
+
+    def _forget(self, session: Session) -> None:
+        del self._sessions[session.session_id]
+        del self._exchanges[session.session_id]

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from gateway.bots import Bot, BotDraft
+from gateway.conversations import Exchange, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,16 @@ class BotPage:
     """Pass it as `after` for the next page; None on the last."""
 
 
-class Store(Protocol):
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """Some sessions of a bot, the newest first."""
+
+    sessions: Sequence[Session]
+    next_after: str | None
+    """Pass it as `after` for the next page; None on the last."""
+
+
+class BotStore(Protocol):
     """Keeps bots. Each call is one transaction: it happens whole or not at all, whoever else writes.
 
     Every method raises StoreUnavailable when the place where bots are kept cannot be used.
@@ -34,12 +45,20 @@ class Store(Protocol):
         """Create the bot, or replace all of it but its creation time."""
         ...
 
+    async def create(self, draft: BotDraft) -> Bot:
+        """Create the bot. Raises BotExists when there is one of that name."""
+        ...
+
+    async def replace(self, seen: Bot, draft: BotDraft) -> Bot:
+        """Replace all of a bot but its creation time. Raises BotChanged when it is no longer as `seen`."""
+        ...
+
     async def teach(self, draft: BotDraft) -> Bot:
         """Create the bot, or replace its knowledge alone."""
         ...
 
-    async def delete(self, bot_id: str) -> None:
-        """Remove a bot. Raises BotNotFound."""
+    async def delete(self, bot_id: str, *, seen: Bot | None = None) -> None:
+        """Remove a bot with its sessions. Raises BotNotFound; BotChanged when it is not as `seen`."""
         ...
 
     async def teach_all(self, drafts: Sequence[BotDraft], *, replace: bool) -> Sequence[Bot]:
@@ -48,3 +67,43 @@ class Store(Protocol):
         Raises BotExists, naming them, when some exist and `replace` is false.
         """
         ...
+
+
+class SessionStore(Protocol):
+    """Keeps sessions, under the same promises. One that was quiet since the moment `since` is over: not found."""
+
+    async def create_session(self, bot_id: str) -> Session:
+        """Begin a session. Raises BotNotFound."""
+        ...
+
+    async def get_session(self, bot_id: str, session_id: str, *, since: datetime) -> Session:
+        """Return a session. Raises SessionNotFound, also when it is another bot's."""
+        ...
+
+    async def page_sessions(self, bot_id: str, *, limit: int, after: str = "", since: datetime) -> SessionPage:
+        """Return up to `limit` sessions that were begun before `after`, the newest first."""
+        ...
+
+    async def page_exchanges(self, session_id: str, *, limit: int, after: int = 0) -> Sequence[Exchange]:
+        """Return up to `limit` exchanges with numbers above `after`, in order."""
+        ...
+
+    async def recent_exchanges(self, session_id: str, *, limit: int) -> Sequence[Exchange]:
+        """Return the last `limit` exchanges, in order."""
+        ...
+
+    async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
+        """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""
+        ...
+
+    async def delete_session(self, bot_id: str, session_id: str) -> None:
+        """Remove a session with all that was said. Raises SessionNotFound."""
+        ...
+
+    async def sweep_sessions(self, *, before: datetime, limit: int) -> int:
+        """Remove up to `limit` sessions that were quiet since `before`; return how many."""
+        ...
+
+
+class Store(BotStore, SessionStore, Protocol):
+    """All that the gateway keeps."""

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import JSON, Column, DateTime, Dialect, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, Column, DateTime, Dialect, ForeignKey, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.types import TypeDecorator
 
 NAMING: Final = {"pk": "pk_%(table_name)s", "ix": "ix_%(column_0_label)s", "fk": "fk_%(table_name)s_%(column_0_name)s"}
@@ -27,14 +27,41 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
+BotName = String(64).with_variant(String(64, collation="C"), "postgresql")
+"""Names sort by code point in every database; PostgreSQL would ask the locale of the day."""
+
 bots = Table(
     "bots",
     metadata,
-    Column("bot_id", String(64), primary_key=True),
+    Column("bot_id", BotName, primary_key=True),
     Column("knowledge", Text, nullable=False),
     Column("instruction", Text, nullable=True),
     Column("parameters", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("name", Text, nullable=False, server_default=""),
+    Column("limits", JSON, nullable=False, server_default="{}"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", String(36), primary_key=True),
+    Column("bot_id", BotName, ForeignKey(bots.c.bot_id, ondelete="CASCADE"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("exchanges", Integer, nullable=False),
+    Index("ix_sessions_bot_id_session_id", "bot_id", "session_id"),
+    Index("ix_sessions_updated_at", "updated_at"),
+)
+
+exchanges = Table(
+    "exchanges",
+    metadata,
+    Column("session_id", String(36), ForeignKey(sessions.c.session_id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("message", Text, nullable=False),
+    Column("response", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
 )

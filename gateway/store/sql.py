@@ -1,58 +1,29 @@
 """Bots in a SQL database, through SQLAlchemy: SQLite by default, others by URL.
 
-Every write is one `INSERT ... ON CONFLICT DO UPDATE ... RETURNING`, so that the database itself settles
-who comes first and no writer has to read before it writes.
+Every write is one statement, so that the database itself settles who comes first and no writer has to read
+before it writes.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.engine import RowMapping
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.bots import Bot, BotDraft
-from gateway.errors import BotExists, BotNotFound, StoreUnavailable
-from gateway.store.database import migrate, open_engine
-from gateway.store.memory import now
+from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.store.port import BotPage
 from gateway.store.schema import bots
+from gateway.store.sql_sessions import SqlSessions
+from gateway.store.transactions import SqlDatabase
 
-_EVERYTHING = ("knowledge", "instruction", "parameters", "updated_at")
+_EVERYTHING = ("knowledge", "instruction", "parameters", "name", "limits", "updated_at")
 _KNOWLEDGE_ALONE = ("knowledge", "updated_at")
 
 
-class SqlStore:
-    """A `Store` in the database behind `engine`, whose schema is up to date."""
-
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], datetime] = now) -> None:
-        self._engine = engine
-        self._clock = clock
-        self._insert: Callable[..., Any] = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator[Self]:
-        """Bring the database at `url` up to date, yield its store, close every connection after.
-
-        Raises Misconfigured for a URL that names no database, StoreUnavailable when it cannot be opened.
-        """
-        engine = open_engine(url)
-        try:
-            try:
-                with _translated():
-                    await migrate(engine)
-            except StoreUnavailable as error:
-                # Whoever starts the gateway may know more than its clients. The URL hides its password in text.
-                raise StoreUnavailable(f"{engine.url} cannot be opened: {_reason(error)}") from error
-            yield cls(engine)
-        finally:
-            await engine.dispose()
+class SqlBots(SqlDatabase):
+    """A `BotStore`."""
 
     async def get(self, bot_id: str) -> Bot:
         """Return a bot. Raises BotNotFound."""
@@ -75,17 +46,37 @@ class SqlStore:
         async with self._transaction() as connection:
             return await self._write(connection, draft, _EVERYTHING)
 
+    async def create(self, draft: BotDraft) -> Bot:
+        """Create the bot. Raises BotExists when there is one of that name."""
+        async with self._transaction() as connection:
+            statement = self._insert(bots).values(self._new(draft)).on_conflict_do_nothing().returning(bots)
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise BotExists.of(draft.bot_id)
+        return _bot(row)
+
+    async def replace(self, seen: Bot, draft: BotDraft) -> Bot:
+        """Replace all of a bot but its creation time. Raises BotChanged when it is no longer as `seen`."""
+        values = {name: value for name, value in self._new(draft).items() if name in _EVERYTHING}
+        statement = update(bots).where(*_unchanged(seen)).values(values | {"revision": seen.revision + 1})
+        async with self._transaction() as connection:
+            row = (await connection.execute(statement.returning(bots))).mappings().one_or_none()
+        if row is None:
+            raise BotChanged(seen.bot_id)
+        return _bot(row)
+
     async def teach(self, draft: BotDraft) -> Bot:
         """Create the bot, or replace its knowledge alone."""
         async with self._transaction() as connection:
             return await self._write(connection, draft, _KNOWLEDGE_ALONE)
 
-    async def delete(self, bot_id: str) -> None:
-        """Remove a bot. Raises BotNotFound."""
+    async def delete(self, bot_id: str, *, seen: Bot | None = None) -> None:
+        """Remove a bot with its sessions. Raises BotNotFound; BotChanged when it is not as `seen`."""
+        condition = _unchanged(seen) if seen else [bots.c.bot_id == bot_id]
         async with self._transaction() as connection:
-            result = await connection.execute(delete(bots).where(bots.c.bot_id == bot_id))
+            result = await connection.execute(delete(bots).where(*condition))
         if result.rowcount == 0:
-            raise BotNotFound(bot_id)
+            raise BotChanged(bot_id) if seen else BotNotFound(bot_id)
 
     async def teach_all(self, drafts: Sequence[BotDraft], *, replace: bool) -> Sequence[Bot]:
         """Teach all of them or none. Raises BotExists when some exist and `replace` is false."""
@@ -93,55 +84,41 @@ class SqlStore:
             written = [await self._write(connection, draft, _KNOWLEDGE_ALONE) for draft in drafts]
             existing = sorted(bot.bot_id for bot in written if bot.revision > 1)
             if existing and not replace:
-                raise BotExists(f"these bots exist already: {', '.join(existing)}")  # rolls all of it back
+                raise BotExists.of(*existing)  # rolls all of it back
         return written
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        with _translated():
-            async with self._engine.begin() as connection:
-                yield connection
 
     async def _write(self, connection: AsyncConnection, draft: BotDraft, replaced: Sequence[str]) -> Bot:
         """Insert `draft`, or replace the columns `replaced` of the bot that has its name."""
-        moment = self._clock()
-        statement = self._insert(bots).values(
-            bot_id=draft.bot_id,
-            knowledge=draft.knowledge,
-            instruction=draft.instruction,
-            parameters=dict(draft.parameters),
-            created_at=moment,
-            updated_at=moment,
-            revision=1,
-        )
+        statement = self._insert(bots).values(self._new(draft))
         new: dict[str, Any] = {name: statement.excluded[name] for name in replaced}
         new["revision"] = bots.c.revision + 1
         statement = statement.on_conflict_do_update(index_elements=[bots.c.bot_id], set_=new).returning(bots)
         return _bot((await connection.execute(statement)).mappings().one())
+
+    def _new(self, draft: BotDraft) -> dict[str, Any]:
+        """Return the row of a bot that is new."""
+        moment = self._clock()
+        return {
+            "bot_id": draft.bot_id,
+            "knowledge": draft.knowledge,
+            "instruction": draft.instruction,
+            "parameters": dict(draft.parameters),
+            "name": draft.name,
+            "limits": dict(draft.limits),
+            "created_at": moment,
+            "updated_at": moment,
+            "revision": 1,
+        }
+
+
+def _unchanged(seen: Bot) -> list[ColumnElement[bool]]:
+    """Return what holds while the bot is as it was seen; a deleted one that was made anew is another."""
+    return [bots.c.bot_id == seen.bot_id, bots.c.revision == seen.revision, bots.c.created_at == seen.created_at]
 
 
 def _bot(row: RowMapping) -> Bot:
     return Bot(**row)
 
 
-def _reason(error: StoreUnavailable) -> str:
-    cause = error.__cause__
-    return str(cause.orig if isinstance(cause, DBAPIError) else cause)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what SQLAlchemy raises when the database is out of reach, locked or damaged into StoreUnavailable.
-
-    What else it raises is a mistake of ours and passes.
-    """
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise StoreUnavailable("the database has no free connection just now") from error
-    except DBAPIError as error:
-        # SQLite says of a damaged file no more than DatabaseError, the base of all that databases say.
-        out_of_reach = isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
-        if out_of_reach or error.connection_invalidated:
-            raise StoreUnavailable("the database cannot be used just now") from error
-        raise
+class SqlStore(SqlBots, SqlSessions):
+    """A `Store` in one database."""

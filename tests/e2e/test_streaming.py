@@ -93,6 +93,6 @@ def test_the_openai_client_talks_to_a_bot(stack: Stack, http: httpx.Client, pass
             temperature=0,
             stream=True,
         )
-        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)  # type: ignore[union-attr]
         assert text == whole.choices[0].message.content
         assert text.strip()

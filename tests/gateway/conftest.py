@@ -1,6 +1,6 @@
 """The gateway on fakes, in the test's own process and event loop."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -11,6 +11,7 @@ from gateway.app import create_app
 from gateway.inference import EchoInference
 from gateway.settings import Settings
 from gateway.store.memory import MemoryStore
+from tests.gateway.postgres import Postgres, running_postgres
 
 
 @pytest.fixture
@@ -43,6 +44,12 @@ async def client(settings: Settings, model: EchoInference) -> AsyncIterator[http
         httpx.AsyncClient(transport=transport, base_url="http://gateway") as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

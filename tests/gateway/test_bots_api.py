@@ -193,3 +193,57 @@ async def test_alive_is_not_ready(client: httpx.AsyncClient, model: EchoInferenc
     assert (await client.get("/healthz")).status_code == 200
     not_ready = await client.get("/readyz")
     assert (not_ready.status_code, not_ready.json()["detail"]) == (503, "no worker has loaded the model")
+
+
+async def test_a_bot_has_another_etag_after_each_change(client: httpx.AsyncClient) -> None:
+    first = (await client.put("/v1/bots/e", json={"knowledge": "a"})).headers["etag"]
+    read = await client.get("/v1/bots/e")
+    assert read.headers["etag"] == first
+    assert (await client.get("/v1/bots/e", headers={"If-None-Match": first})).status_code == 304
+    second = (await client.patch("/v1/bots/e", json={"name": "E"})).headers["etag"]
+    assert second != first
+    assert (await client.get("/v1/bots/e", headers={"If-None-Match": f'W/"x", {first}'})).status_code == 200
+    await client.delete("/v1/bots/e")
+    assert (await client.put("/v1/bots/e", json={"knowledge": "a"})).headers["etag"] not in (first, second)
+
+
+async def test_two_editors_cannot_overwrite_each_other(client: httpx.AsyncClient) -> None:
+    seen = (await client.put("/v1/bots/e", json={"knowledge": "a"})).headers["etag"]
+    ok = await client.put("/v1/bots/e", json={"knowledge": "first"}, headers={"If-Match": seen})
+    assert ok.status_code == 200
+    for late in (
+        await client.put("/v1/bots/e", json={"knowledge": "second"}, headers={"If-Match": seen}),
+        await client.patch("/v1/bots/e", json={"knowledge": "second"}, headers={"If-Match": seen}),
+        await client.delete("/v1/bots/e", headers={"If-Match": seen}),
+        await client.put("/v1/bots/new", json={}, headers={"If-Match": "*"}),
+        await client.put("/v1/bots/e", json={}, headers={"If-None-Match": "*"}),
+    ):
+        assert (late.status_code, late.json()["type"]) == (412, "urn:godel-serve:bot-changed")
+    assert (await client.get("/v1/bots/e")).json()["knowledge"] == "first"
+    assert (await client.delete("/v1/bots/e", headers={"If-Match": ok.headers["etag"]})).status_code == 204
+
+
+async def test_a_patch_changes_what_it_names_and_nothing_else(client: httpx.AsyncClient) -> None:
+    whole = {
+        "name": "E",
+        "knowledge": "a",
+        "instruction": "grounded",
+        "parameters": {"top_p": 0.5},
+        "limits": {"requests_per_minute": 5},
+    }
+    await client.put("/v1/bots/e", json=whole)
+    changed = (await client.patch("/v1/bots/e", json={"instruction": None, "knowledge": "b"})).json()
+    assert {name: changed[name] for name in whole} == whole | {"instruction": None, "knowledge": "b"}
+    assert (await client.patch("/v1/bots/nobody", json={})).status_code == 404
+    bad = await client.patch("/v1/bots/e", json={"limits": {"requests_per_minute": 0, "x": 1}})
+    assert bad.json()["problems"].keys() == {"limits.requests_per_minute", "limits.x"}
+
+
+async def test_bots_are_created_with_or_without_a_name_of_their_own(client: httpx.AsyncClient) -> None:
+    made = await client.post("/v1/bots", json={"knowledge": "a", "name": "My bot"})
+    assert made.status_code == 201
+    assert (await client.get(made.headers["location"])).json()["name"] == "My bot"
+    assert (await client.post("/v1/bots", json={"bot_id": "mine"})).headers["location"] == "/v1/bots/mine"
+    again = await client.post("/v1/bots", json={"bot_id": "mine"})
+    assert (again.status_code, again.json()["type"]) == (409, "urn:godel-serve:bot-exists")
+    assert (await client.post("/v1/bots", json={"bot_id": "v1"})).status_code == 422

@@ -92,7 +92,7 @@ def test_existing_bots_are_named_and_nothing_is_imported_without_replace(
     file.write_text('{"a-new-one": "x", "chess": "changed"}', encoding="utf-8")
     assert main(["import", str(file)]) == 1
     error = capsys.readouterr().err
-    assert "exist already: chess" in error
+    assert "already there: chess" in error
     assert "--replace" in error
     assert error.count("\n") == 1
     assert bots(settings) == dict(WANTED)

@@ -3,16 +3,18 @@
 import asyncio
 import time
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from gateway.bots import BotDraft
 from gateway.chat import Chat, Question
+from gateway.conversations import Conversations
 from gateway.errors import BotNotFound, InvalidInput, ModelTimeout, PromptTooLong
 from gateway.inference import EchoInference
 from gateway.prompting import CHARACTERS_PER_TOKEN, PromptBuilder
-from gateway.store.memory import MemoryStore
+from gateway.store.memory import MemoryStore, now
 from gateway.tokens import CountTokens
 from handler.contract.wire import GenerateReply, GenerateRequest
 from tests.gateway.conftest import count_words
@@ -30,6 +32,7 @@ def chat_over(inference: Any, **options: Any) -> Chat:
     parts: dict[str, Any] = {
         "store": MemoryStore(),
         "inference": inference,
+        "conversations": Conversations(store=MemoryStore(), idle=timedelta(hours=1), clock=now),
         "prompts": prompts(count_words),
         "timeout": 7.0,
         "max_message_characters": 1000,

@@ -114,7 +114,7 @@ async def test_a_body_beyond_every_limit_is_413_whether_announced_or_not(setting
 async def test_unknown_addresses_and_methods_are_problems(client: httpx.AsyncClient) -> None:
     missing = await client.get("/v1/nothing")
     assert (missing.status_code, missing.json()["type"]) == (404, "urn:godel-serve:no-such-route")
-    wrong = await client.patch("/v1/bots/b")
+    wrong = await client.post("/v1/bots/b")
     assert (wrong.status_code, wrong.json()["type"]) == (405, "urn:godel-serve:method-not-allowed")
     assert wrong.headers["allow"]
 

@@ -4,42 +4,64 @@ import asyncio
 import multiprocessing
 import multiprocessing.synchronize
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from gateway.bots import BotDraft
-from gateway.errors import BotExists, BotNotFound, Misconfigured, StoreUnavailable
+from gateway.errors import BotChanged, BotExists, BotNotFound, Misconfigured, StoreUnavailable
 from gateway.store.database import migrate, open_engine
 from gateway.store.memory import MemoryStore
 from gateway.store.port import Store
 from gateway.store.schema import metadata
 from gateway.store.sql import SqlStore
+from tests.gateway.postgres import Postgres
 
 pytestmark = pytest.mark.anyio
 
-DRAFT = BotDraft(bot_id="cricket", knowledge="Zwölf 🏏\nline", instruction="grounded", parameters={"top_p": 0.25})
+DRAFT = BotDraft(
+    bot_id="cricket",
+    knowledge="Zwölf 🏏\nline",
+    instruction="grounded",
+    parameters={"top_p": 0.25},
+    name="Cricket, für alle",
+    limits={"requests_per_minute": 7},
+)
+
+RELEASED = {
+    "bot_id": "old",
+    "knowledge": "kept",
+    "instruction": None,
+    "parameters": '{"top_p": 0.5}',
+    "created_at": datetime(2026, 1, 2, 3, tzinfo=UTC),
+    "updated_at": datetime(2026, 1, 2, 4, tzinfo=UTC),
+    "revision": 3,
+}
+"""A bot as the first release stored it."""
 
 
 def url_in(folder: Path) -> str:
     return f"sqlite+aiosqlite:///{folder}/below/bots.db"
 
 
-@asynccontextmanager
-async def memory(_: Path) -> AsyncIterator[Store]:
-    yield MemoryStore()
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database."""
+    if request.param == "sqlite":
+        return url_in(tmp_path)
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.new_url()
 
 
-def sqlite(folder: Path) -> AbstractAsyncContextManager[Store]:
-    return SqlStore.open(url_in(folder))
-
-
-@pytest.fixture(params=[memory, sqlite], ids=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    async with request.param(tmp_path) as opened:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    address = url_in(tmp_path) if request.param == "sqlite" else request.getfixturevalue("postgres").new_url()
+    async with SqlStore.open(address) as opened:
         yield opened
 
 
@@ -49,6 +71,7 @@ async def test_what_is_put_is_got(store: Store) -> None:
     assert got == put
     assert (got.bot_id, got.knowledge, got.instruction) == (DRAFT.bot_id, DRAFT.knowledge, DRAFT.instruction)
     assert got.parameters == DRAFT.parameters
+    assert (got.name, got.limits) == (DRAFT.name, DRAFT.limits)
     assert got.revision == 1
 
 
@@ -63,6 +86,7 @@ async def test_putting_again_replaces_all_but_the_creation_time(store: Store) ->
     first = await store.put(DRAFT)
     second = await store.put(BotDraft(bot_id="cricket"))
     assert (second.knowledge, second.instruction, second.parameters) == ("", None, {})
+    assert (second.name, second.limits) == ("", {})
     assert (second.created_at, second.revision) == (first.created_at, 2)
     assert second.updated_at >= first.updated_at
 
@@ -71,6 +95,7 @@ async def test_teaching_replaces_knowledge_alone_and_creates(store: Store) -> No
     await store.put(DRAFT)
     taught = await store.teach(BotDraft(bot_id="cricket", knowledge="new"))
     assert (taught.knowledge, taught.instruction, taught.parameters) == ("new", "grounded", {"top_p": 0.25})
+    assert (taught.name, taught.limits) == (DRAFT.name, DRAFT.limits)
     assert taught.revision == 2
     assert (await store.teach(BotDraft(bot_id="other", knowledge="k"))).revision == 1
 
@@ -88,6 +113,38 @@ async def test_a_deleted_bot_is_gone_and_starts_anew(store: Store) -> None:
     with pytest.raises(BotNotFound):
         await store.get("cricket")
     assert (await store.put(DRAFT)).revision == 1
+
+
+async def test_creating_never_replaces(store: Store) -> None:
+    created = await store.create(DRAFT)
+    assert created == await store.get("cricket")
+    with pytest.raises(BotExists, match="cricket"):
+        await store.create(BotDraft(bot_id="cricket"))
+    assert await store.get("cricket") == created
+
+
+async def test_of_two_editors_who_saw_the_same_bot_the_second_is_told(store: Store) -> None:
+    seen = await store.create(DRAFT)
+    changed = await store.replace(seen, BotDraft(bot_id="cricket", knowledge="first editor"))
+    assert (changed.revision, changed.created_at, changed.name) == (2, seen.created_at, "")
+    with pytest.raises(BotChanged):
+        await store.replace(seen, BotDraft(bot_id="cricket", knowledge="second editor"))
+    with pytest.raises(BotChanged):
+        await store.delete("cricket", seen=seen)
+    assert (await store.get("cricket")).knowledge == "first editor"
+    await store.delete("cricket", seen=changed)
+    anew = await store.create(DRAFT)
+    assert anew.revision == seen.revision
+    with pytest.raises(BotChanged):
+        await store.replace(seen, DRAFT)
+
+
+async def test_of_many_editors_at_once_one_wins(store: Store) -> None:
+    seen = await store.create(DRAFT)
+    edits = [store.replace(seen, BotDraft(bot_id="cricket", knowledge=str(number))) for number in range(10)]
+    outcomes = await asyncio.gather(*edits, return_exceptions=True)
+    assert sum(isinstance(outcome, BotChanged) for outcome in outcomes) == 9
+    assert (await store.get("cricket")).revision == 2
 
 
 async def test_pages_follow_each_other_without_gap_or_repetition(store: Store) -> None:
@@ -139,24 +196,24 @@ def run_in_process(url: str, start: "multiprocessing.synchronize.Barrier", write
     asyncio.run(work())
 
 
-async def test_two_processes_that_start_and_write_at_once_lose_nothing(tmp_path: Path) -> None:
+async def test_two_processes_that_start_and_write_at_once_lose_nothing(url: str) -> None:
     processes, writes = 3, 40
     context = multiprocessing.get_context("forkserver")
     start = context.Barrier(processes)
-    workers = [context.Process(target=run_in_process, args=(url_in(tmp_path), start, writes)) for _ in range(processes)]
+    workers = [context.Process(target=run_in_process, args=(url, start, writes)) for _ in range(processes)]
     for worker in workers:
         worker.start()
     for worker in workers:
         await asyncio.to_thread(worker.join, 60)
     assert [worker.exitcode for worker in workers] == [0] * processes
-    async with SqlStore.open(url_in(tmp_path)) as store:
+    async with SqlStore.open(url) as store:
         assert (await store.get("shared")).revision == processes * writes
 
 
-async def test_bots_outlive_the_store(tmp_path: Path) -> None:
-    async with SqlStore.open(url_in(tmp_path)) as store:
+async def test_bots_outlive_the_store(url: str) -> None:
+    async with SqlStore.open(url) as store:
         await store.put(DRAFT)
-    async with SqlStore.open(url_in(tmp_path)) as store:
+    async with SqlStore.open(url) as store:
         assert (await store.get("cricket")).knowledge == DRAFT.knowledge
 
 
@@ -171,11 +228,11 @@ async def test_sqlite_keeps_a_write_ahead_log_and_waits_for_locks(tmp_path: Path
     assert pragmas == {"journal_mode": "wal", "busy_timeout": 10_000, "foreign_keys": 1}
 
 
-async def test_the_migrations_make_the_schema_that_the_code_expects(tmp_path: Path) -> None:
+async def test_the_migrations_make_the_schema_that_the_code_expects(url: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    engine = open_engine(url_in(tmp_path))
+    engine = open_engine(url)
     await migrate(engine)
     await migrate(engine)  # a second time there is nothing to do
     async with engine.connect() as connection:
@@ -185,7 +242,7 @@ async def test_the_migrations_make_the_schema_that_the_code_expects(tmp_path: Pa
         tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
     await engine.dispose()
     assert differences == []
-    assert set(tables) == {"bots", "alembic_version"}
+    assert set(tables) == {"bots", "sessions", "exchanges", "alembic_version"}
 
 
 async def test_a_file_that_is_no_database_is_named_with_the_reason(tmp_path: Path) -> None:
@@ -213,3 +270,45 @@ async def test_an_address_that_names_no_database_is_a_misconfiguration(url: str)
     with pytest.raises(Misconfigured, match="database_url"):
         async with SqlStore.open(url):
             pass
+
+
+async def test_a_database_of_the_first_release_keeps_its_bots(url: str) -> None:
+    engine = open_engine(url)
+    await migrate(engine, "0001")
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO bots (bot_id, knowledge, instruction, parameters, created_at, updated_at, revision)"
+                " VALUES (:bot_id, :knowledge, :instruction, :parameters, :created_at, :updated_at, :revision)"
+            ),
+            RELEASED,
+        )
+    await engine.dispose()
+    async with SqlStore.open(url) as store:
+        bot = await store.get("old")
+        assert (bot.knowledge, bot.parameters, bot.revision) == ("kept", {"top_p": 0.5}, 3)
+        assert (bot.name, bot.limits) == ("", {})
+        assert (await store.create_session("old")).exchanges == 0
+
+
+async def test_a_migration_that_fails_leaves_the_database_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(url)
+    await migrate(engine, "0001")
+    with monkeypatch.context() as patch:
+        patch.setattr("alembic.op.create_index", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await migrate(engine)
+    async with engine.connect() as connection:
+        columns = await connection.run_sync(lambda sync: {item["name"] for item in inspect(sync).get_columns("bots")})
+        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    assert "name" not in columns
+    assert "sessions" not in tables
+    await migrate(engine)
+    await engine.dispose()
+
+
+async def test_a_restart_of_postgresql_is_survived(postgres: Postgres) -> None:
+    async with SqlStore.open(postgres.new_url()) as store:
+        await asyncio.gather(*(store.put(DRAFT) for _ in range(5)))
+        postgres.cut_connections()
+        assert (await store.get("cricket")).revision == 5

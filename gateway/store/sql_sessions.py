@@ -1,0 +1,112 @@
+"""Sessions in a SQL database. Foreign keys remove what was said with its session, and sessions with their bot."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from gateway.conversations import Exchange, Session, new_session_id
+from gateway.errors import BotNotFound, SessionNotFound
+from gateway.store.port import SessionPage
+from gateway.store.schema import exchanges, sessions
+from gateway.store.transactions import SqlDatabase
+
+
+class SqlSessions(SqlDatabase):
+    """A `SessionStore`."""
+
+    async def create_session(self, bot_id: str) -> Session:
+        """Begin a session. Raises BotNotFound."""
+        moment = self._clock()
+        session = Session(
+            session_id=new_session_id(moment), bot_id=bot_id, created_at=moment, updated_at=moment, exchanges=0
+        )
+        statement = insert(sessions).values(
+            session_id=session.session_id, bot_id=bot_id, created_at=moment, updated_at=moment, exchanges=0
+        )
+        try:
+            async with self._transaction() as connection:
+                await connection.execute(statement)
+        except IntegrityError as error:  # the only key that can fail is the bot's
+            raise BotNotFound(bot_id) from error
+        return session
+
+    async def get_session(self, bot_id: str, session_id: str, *, since: datetime) -> Session:
+        """Return a session. Raises SessionNotFound, also when it is another bot's."""
+        query = select(sessions).where(
+            sessions.c.session_id == session_id, sessions.c.bot_id == bot_id, sessions.c.updated_at >= since
+        )
+        async with self._transaction() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise SessionNotFound(bot_id)
+        return Session(**row)
+
+    async def page_sessions(self, bot_id: str, *, limit: int, after: str = "", since: datetime) -> SessionPage:
+        """Return up to `limit` sessions that were begun before `after`, the newest first."""
+        query = select(sessions).where(sessions.c.bot_id == bot_id, sessions.c.updated_at >= since)
+        if after:
+            query = query.where(sessions.c.session_id < after)
+        async with self._transaction() as connection:
+            found = await connection.execute(query.order_by(sessions.c.session_id.desc()).limit(limit + 1))
+            rows = found.mappings().all()
+        shown = [Session(**row) for row in rows[:limit]]
+        return SessionPage(shown, shown[-1].session_id if len(rows) > limit else None)
+
+    async def page_exchanges(self, session_id: str, *, limit: int, after: int = 0) -> Sequence[Exchange]:
+        """Return up to `limit` exchanges with numbers above `after`, in order."""
+        query = select(exchanges).where(exchanges.c.session_id == session_id, exchanges.c.number > after)
+        async with self._transaction() as connection:
+            rows = (await connection.execute(query.order_by(exchanges.c.number).limit(limit))).mappings().all()
+        return [_exchange(row) for row in rows]
+
+    async def recent_exchanges(self, session_id: str, *, limit: int) -> Sequence[Exchange]:
+        """Return the last `limit` exchanges, in order."""
+        query = select(exchanges).where(exchanges.c.session_id == session_id)
+        async with self._transaction() as connection:
+            newest = await connection.execute(query.order_by(exchanges.c.number.desc()).limit(limit))
+            rows = newest.mappings().all()
+        return [_exchange(row) for row in reversed(rows)]
+
+    async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
+        """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""
+        moment = self._clock()
+        # The update comes first: it locks the session's row, so that numbers follow each other without a gap.
+        counted = (
+            update(sessions)
+            .where(sessions.c.session_id == session_id, sessions.c.bot_id == bot_id)
+            .values(exchanges=sessions.c.exchanges + 1, updated_at=moment)
+            .returning(sessions.c.exchanges)
+        )
+        async with self._transaction() as connection:
+            number = (await connection.execute(counted)).scalar_one_or_none()
+            if number is None:
+                raise SessionNotFound(bot_id)
+            exchange = Exchange(number=number, message=message, response=response, created_at=moment)
+            await connection.execute(
+                insert(exchanges).values(
+                    session_id=session_id, number=number, message=message, response=response, created_at=moment
+                )
+            )
+        return exchange
+
+    async def delete_session(self, bot_id: str, session_id: str) -> None:
+        """Remove a session with all that was said. Raises SessionNotFound."""
+        statement = delete(sessions).where(sessions.c.session_id == session_id, sessions.c.bot_id == bot_id)
+        async with self._transaction() as connection:
+            result = await connection.execute(statement)
+        if result.rowcount == 0:
+            raise SessionNotFound(bot_id)
+
+    async def sweep_sessions(self, *, before: datetime, limit: int) -> int:
+        """Remove up to `limit` sessions that were quiet since `before`; return how many."""
+        over = select(sessions.c.session_id).where(sessions.c.updated_at < before).limit(limit)
+        async with self._transaction() as connection:
+            result = await connection.execute(delete(sessions).where(sessions.c.session_id.in_(over)))
+        return result.rowcount
+
+
+def _exchange(row: RowMapping) -> Exchange:
+    return Exchange(**{name: row[name] for name in ("number", "message", "response", "created_at")})
