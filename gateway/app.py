@@ -17,7 +17,7 @@ from gateway.errors import Misconfigured
 from gateway.inference import Inference
 from gateway.prompting import PromptBuilder
 from gateway.request_log import BodyLimit, RequestLog
-from gateway.routes import bots, chat, model, openai, seed, sessions
+from gateway.routes import bots, chat, knowledge, model, openai, seed, sessions
 from gateway.services import Services
 from gateway.settings import Settings
 from gateway.store.memory import now
@@ -33,7 +33,15 @@ Bots that answer from the knowledge you give them, with a GODEL model behind Tor
 Failures are `application/problem+json` (RFC 9457). Every response has an `X-Request-ID`, yours if you sent one.
 """
 
-ROUTERS: tuple[APIRouter, ...] = (model.router, bots.router, sessions.router, chat.router, openai.router, seed.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    model.router,
+    bots.router,
+    knowledge.router,
+    sessions.router,
+    chat.router,
+    openai.router,
+    seed.router,
+)
 """In the order in which they are asked; the short addresses, which match almost anything, come last."""
 
 
@@ -84,8 +92,8 @@ def create_app(
         app.include_router(router)
     _check_reserved(app)
     problems.install(app)
-    limit = JSON_BYTES_PER_CHARACTER * settings.max_knowledge_characters + 65_536
-    app.add_middleware(BodyLimit, limit=limit)
+    largest = max(JSON_BYTES_PER_CHARACTER * settings.max_knowledge_characters, settings.max_document_bytes)
+    app.add_middleware(BodyLimit, limit=largest + 65_536)
     app.add_middleware(RequestLog)
     return app
 
@@ -132,6 +140,7 @@ async def _services(
         inference=inference,
         conversations=conversations,
         chat=talk,
+        max_document_bytes=settings.max_document_bytes,
     )
 
 

@@ -12,10 +12,9 @@ from gateway.bots import is_blank, parameter_problems, text_problem
 from gateway.conversations import Conversations
 from gateway.errors import InvalidInput, ModelTimeout
 from gateway.inference import Inference
-from gateway.prompting import PromptBuilder
+from gateway.prompting import BuiltPrompt, PromptBuilder
 from gateway.store.port import BotStore
 from handler.contract.generation import GenerationParameters
-from handler.contract.prompt import FittedPrompt
 from handler.contract.wire import GenerateReply, GenerateRequest
 
 
@@ -40,7 +39,7 @@ class Answer:
     """What the model said, and the prompt it was asked with."""
 
     reply: GenerateReply
-    prompt: FittedPrompt
+    prompt: BuiltPrompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +80,7 @@ class Chat:
             await self.conversations.remember(question.bot_id, question.session_id, *said)
         return answer
 
-    async def _prepare(self, question: Question, *, stream: bool) -> tuple[GenerateRequest, FittedPrompt]:
+    async def _prepare(self, question: Question, *, stream: bool) -> tuple[GenerateRequest, BuiltPrompt]:
         submitted = self.clock()
         self._check(question)
         bot = await self.store.get(question.bot_id)

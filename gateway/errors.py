@@ -4,6 +4,8 @@
     ├── InvalidInput         a value breaks a rule; `problems` names each
     ├── PromptTooLong        instruction and message do not fit the model's prompt
     ├── ContentTooLarge      the request's body is larger than any valid one
+    ├── UnsupportedDocument  an upload of a kind that cannot be read
+    ├── DocumentUnreadable   an upload that is encrypted, damaged, empty or too much work
     ├── BotNotFound
     ├── BotExists            something would overwrite it
     ├── BotChanged           somebody else changed it meanwhile
@@ -53,6 +55,14 @@ class PromptTooLong(GatewayError):
 
 class ContentTooLarge(GatewayError):
     """The request's body is larger than any valid one."""
+
+
+class UnsupportedDocument(GatewayError):
+    """An upload of a kind that cannot be read."""
+
+
+class DocumentUnreadable(GatewayError):
+    """An upload that is encrypted, damaged, without text, or takes too much to read."""
 
 
 class BotNotFound(GatewayError):
@@ -133,6 +143,8 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
     InvalidInput: 422,
     PromptTooLong: 422,
     ContentTooLarge: 413,
+    UnsupportedDocument: 415,
+    DocumentUnreadable: 422,
     BotNotFound: 404,
     BotExists: 409,
     BotChanged: 412,

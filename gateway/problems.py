@@ -116,6 +116,7 @@ _MEANINGS = {
     409: "There is a bot of that name already.",
     412: "The bot is not, or no longer, as the condition says.",
     413: "The body is larger than any that is taken.",
+    415: "The document is of a kind that cannot be read.",
     422: "A value breaks a rule; `problems` names each.",
     502: "The model answered what nobody understands.",
     503: "The model, or the database, cannot answer just now; `Retry-After` says when to try again.",

@@ -1,15 +1,35 @@
-"""A bot and the turns of a dialogue become the prompt that the model reads."""
+"""A bot and the turns of a dialogue become the prompt that the model reads.
+
+When not everything fits, the newest turn comes first; earlier turns get up to a quarter of the budget, the newest
+of them first; the rest is for the passages of the knowledge that match best, in the order of the text.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from gateway.bots import Bot
 from gateway.errors import PromptTooLong
+from gateway.passages import Span
+from gateway.retrieval import Found, PassageIndexes
 from gateway.tokens import CountTokens
-from handler.contract.prompt import FittedPrompt, fit, neutralise
+from handler.contract.prompt import DEFAULT_INSTRUCTION, FittedPrompt, fit, neutralise
 
-CHARACTERS_PER_TOKEN = 32
+CHARACTERS_PER_TOKEN: Final = 32
 """More than any vocabulary's entry holds: what lies beyond budget x this cannot fit, so nobody counts it."""
+
+EARLIER_TURNS_SHARE: Final = 1 / 4
+"""Of the budget, when knowledge has to be left out too."""
+
+MISSES: Final = 3
+"""How many passages in a row may prove too long before the search for a shorter one ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPrompt(FittedPrompt):
+    """A prompt, and which passages of the bot's knowledge are in it: offsets into the text as it was given."""
+
+    passages: Sequence[Found] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,18 +38,101 @@ class PromptBuilder:
 
     count_tokens: CountTokens
     budget: int
+    indexes: PassageIndexes = field(default_factory=PassageIndexes)
 
-    def build(self, bot: Bot, turns: Sequence[str]) -> FittedPrompt:
+    def build(self, bot: Bot, turns: Sequence[str]) -> BuiltPrompt:
         """Return the prompt for the last of `turns`, with what was left out of it. Raises PromptTooLong."""
         reach = self.budget * CHARACTERS_PER_TOKEN
-        knowledge = neutralise(bot.knowledge[:reach])[:reach]
         near = [neutralise(turn[-reach:])[-reach:] for turn in turns]
+        far = max(0, len(turns[-1]) - reach)
+        if len(bot.knowledge) <= reach:
+            whole = self._fit(near, neutralise(bot.knowledge), bot.instruction)
+            if not (whole.turns_dropped or whole.knowledge_characters_dropped or whole.message_characters_dropped):
+                known = [Found(Span(0, len(bot.knowledge)), None)] if bot.knowledge.strip() else []
+                return _built(whole, known, message=far)
+        if not bot.knowledge.strip():
+            return _built(self._fit(near, "", bot.instruction), [], message=far)
+        # The instruction stays that of a bot with knowledge, also where a long message leaves none of it.
+        bot = replace(bot, instruction=bot.instruction or DEFAULT_INSTRUCTION)
+        kept = near[-1 - self._earlier(near) :]
+        chosen = self._choose(bot, kept)
+        knowledge = " ".join(neutralise(_text(bot, found)) for found in chosen)
+        prompt = self._fit(kept, knowledge, bot.instruction)
+        if prompt.knowledge_characters_dropped:  # only by the rounding of a tokenizer at a seam
+            raise AssertionError("what was chosen fits")
+        dropped = len(bot.knowledge) - sum(found.span.end - found.span.start for found in chosen)
+        left_out = replace(
+            prompt,
+            turns_dropped=len(near) - len(kept) + prompt.turns_dropped,
+            knowledge_characters_dropped=dropped,
+        )
+        return _built(left_out, chosen, message=far)
+
+    def _fit(self, turns: Sequence[str], knowledge: str, instruction: str | None) -> FittedPrompt:
         try:
-            prompt = fit(near, knowledge, bot.instruction, budget=self.budget, count_tokens=self.count_tokens)
+            return fit(turns, knowledge, instruction, budget=self.budget, count_tokens=self.count_tokens)
         except ValueError as error:
             raise PromptTooLong(f"the bot's instruction leaves no room in a prompt of {self.budget} tokens") from error
-        return replace(
-            prompt,
-            knowledge_characters_dropped=prompt.knowledge_characters_dropped + max(0, len(bot.knowledge) - reach),
-            message_characters_dropped=prompt.message_characters_dropped + max(0, len(turns[-1]) - reach),
-        )
+
+    def _earlier(self, turns: Sequence[str]) -> int:
+        """Return how many turns before the last are kept."""
+        room = self.budget * EARLIER_TURNS_SHARE
+        kept = 0
+        for turn in reversed(turns[:-1]):
+            room -= self.count_tokens(turn)
+            if room < 0:
+                break
+            kept += 1
+        return kept
+
+    def _choose(self, bot: Bot, turns: Sequence[str]) -> list[Found]:
+        """Return the best passages that fit beside `turns`, in the order of the text."""
+        chosen: list[Found] = []
+        misses = 0
+        for found in self.indexes.of(bot.knowledge).search(turns, limit=self.budget):
+            if misses == MISSES:
+                break
+            if self._fits(bot, turns, [*chosen, found]):
+                chosen.append(found)
+                misses = 0
+            elif chosen:
+                misses += 1
+            else:
+                part = self._beginning(bot, turns, found)
+                return [part] if part else []
+        return _in_order(chosen)
+
+    def _fits(self, bot: Bot, turns: Sequence[str], chosen: Sequence[Found]) -> bool:
+        knowledge = " ".join(neutralise(_text(bot, found)) for found in _in_order(chosen))
+        prompt = self._fit(turns, knowledge, bot.instruction)
+        return not (prompt.turns_dropped or prompt.knowledge_characters_dropped or prompt.message_characters_dropped)
+
+    def _beginning(self, bot: Bot, turns: Sequence[str], found: Found) -> Found | None:
+        """Return the longest beginning of a passage, by words, that fits; None when not even one does."""
+        text = _text(bot, found)
+        ends = [place for place in range(1, len(text)) if text[place].isspace()]
+        low, high = 0, len(ends)
+        while low < high:
+            middle = (low + high) // 2
+            part = Found(Span(found.span.start, found.span.start + ends[middle]), found.score)
+            low, high = (middle + 1, high) if self._fits(bot, turns, [part]) else (low, middle)
+        return Found(Span(found.span.start, found.span.start + ends[low - 1]), found.score) if low else None
+
+
+def _text(bot: Bot, found: Found) -> str:
+    return bot.knowledge[found.span.start : found.span.end]
+
+
+def _in_order(chosen: Sequence[Found]) -> list[Found]:
+    return sorted(chosen, key=lambda found: found.span.start)
+
+
+def _built(prompt: FittedPrompt, passages: Sequence[Found], *, message: int) -> BuiltPrompt:
+    return BuiltPrompt(
+        text=prompt.text,
+        tokens=prompt.tokens,
+        turns_dropped=prompt.turns_dropped,
+        knowledge_characters_dropped=prompt.knowledge_characters_dropped,
+        message_characters_dropped=prompt.message_characters_dropped + message,
+        passages=passages,
+    )

@@ -21,6 +21,7 @@ class Services:
     inference: Inference
     conversations: Conversations
     chat: Chat
+    max_document_bytes: int
 
 
 async def _services(request: Request) -> Services:

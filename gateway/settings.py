@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     max_knowledge_characters: int = Field(default=1_000_000, ge=1, le=50_000_000)
     """Longest knowledge of one bot: some 300 pages."""
 
+    max_document_bytes: int = Field(default=20_000_000, ge=1, le=500_000_000)
+    """Largest upload: a PDF of 300 pages with pictures."""
+
     session_idle_hours: float = Field(default=720, gt=0, le=87_600)
     """Hours without a word after which a session is forgotten: 30 days."""
 

@@ -67,7 +67,7 @@ async def put_bot(
         except BotExists:
             raise BotChanged(bot_id) from None
     elif if_match is not None:
-        bot = await services.store.replace(await _seen(services, bot_id, if_match), draft)
+        bot = await services.store.replace(await seen_bot(services, bot_id, if_match), draft)
     else:
         bot = await services.store.put(draft)
     response.status_code = 201 if bot.revision == 1 else 200
@@ -85,7 +85,7 @@ async def patch_bot(
 ) -> BotOutput:
     check_bot_id(bot_id)
     for attempt in range(PATCH_ATTEMPTS):
-        old = await services.store.get(bot_id) if if_match is None else await _seen(services, bot_id, if_match)
+        old = await services.store.get(bot_id) if if_match is None else await seen_bot(services, bot_id, if_match)
         given = changes.model_dump(exclude_unset=True)
         kept = {name: getattr(old, name) for name in BotPatch.model_fields}
         draft = services.rules.draft(bot_id, **kept | given)
@@ -115,7 +115,7 @@ async def get_bot(
 @router.delete("/{bot_id}", summary="Delete a bot", status_code=204, responses=declared(404, 412, 422, 503))
 async def delete_bot(bot_id: BotId, services: ServicesOf, if_match: IfMatch = None) -> None:
     check_bot_id(bot_id)
-    seen = await _seen(services, bot_id, if_match) if if_match is not None else None
+    seen = await seen_bot(services, bot_id, if_match) if if_match is not None else None
     await services.store.delete(bot_id, seen=seen)
 
 
@@ -129,7 +129,7 @@ def _names(tags: str, bot: Bot) -> bool:
     return tags.strip() == "*" or etag(bot) in re.findall(r'"[^"]*"', tags)
 
 
-async def _seen(services: Services, bot_id: str, if_match: str) -> Bot:
+async def seen_bot(services: Services, bot_id: str, if_match: str) -> Bot:
     """Return the bot, when it is what the editor has seen. Raises BotChanged."""
     try:
         bot = await services.store.get(bot_id)

@@ -35,7 +35,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/{bot_id}/chat",
     summary="Talk to a bot",
-    description="Answers from the bot's knowledge. Without `session_id` it has no memory; `messages` brings a dialogue.",
+    description="Answers from the bot's knowledge. Without `session_id` it has no memory; `messages` may bring one.",
     response_model=ChatOutput,
     responses=STREAMED | declared(400, 404, 413, 422, 502, 503, 504),
 )

@@ -125,6 +125,17 @@ class BotOutput(_Output):
         return cls.model_validate(dataclasses.asdict(bot))
 
 
+class KnowledgeOutput(_Output):
+    """How much a bot knows."""
+
+    bot_id: str = Field(examples=["cricket"])
+    characters: int = Field(examples=[len(_KNOWLEDGE)])
+    tokens: int = Field(examples=[18])
+    """As the served model counts them, all of it at once."""
+    passages: int = Field(examples=[1])
+    """What is searched when not all of it fits into a prompt."""
+
+
 class BotList(_Output):
     """One page of bots, in the order of their names."""
 
@@ -194,6 +205,16 @@ class Timing(_Output):
     """The most requests that were computed together with this one, itself included."""
 
 
+class PassageOutput(_Output):
+    """A passage of the bot's knowledge that the answer could draw on: `knowledge[start:end]`."""
+
+    start: int = Field(examples=[0])
+    end: int = Field(examples=[len(_KNOWLEDGE)])
+    """Offsets count characters (Unicode code points)."""
+    score: float | None = Field(examples=[None])
+    """How well it matches (BM25); null when all of the knowledge fits and nothing was searched."""
+
+
 class LeftOut(_Output):
     """What did not fit into the prompt."""
 
@@ -210,6 +231,7 @@ class ChatOutput(_Output):
     """`stop`: the answer is complete; `length`: `max_length` cut it; `deadline`: time ran out."""
     usage: Usage
     timing: Timing
+    passages: list[PassageOutput]
     left_out: LeftOut
     request_id: str = Field(examples=[_REQUEST_ID])
 
@@ -222,6 +244,10 @@ class ChatOutput(_Output):
             finish_reason=reply.finish_reason,
             usage=Usage(prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens),
             timing=Timing(queue_ms=reply.queue_ms, compute_ms=reply.compute_ms, batch_size=reply.batch_size),
+            passages=[
+                PassageOutput(start=found.span.start, end=found.span.end, score=found.score)
+                for found in prompt.passages
+            ],
             left_out=LeftOut(
                 turns=prompt.turns_dropped,
                 knowledge_characters=prompt.knowledge_characters_dropped,

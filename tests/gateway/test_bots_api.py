@@ -124,6 +124,7 @@ async def test_a_chat_answers_from_the_knowledge_and_says_what_it_took(client: h
         "finish_reason": "stop",
         "usage": {"prompt_tokens": words, "completion_tokens": words},
         "timing": {"queue_ms": 0.5, "compute_ms": 1.5, "batch_size": 1},
+        "passages": [{"start": 0, "end": 12, "score": None}],
         "left_out": {"turns": 0, "knowledge_characters": 0, "message_characters": 0},
         "request_id": "mine",
     }

@@ -63,7 +63,7 @@ async def test_what_does_not_fit_is_left_out_and_reported() -> None:
     assert answer.prompt.tokens <= 60
     kept = answer.prompt.text.partition("[KNOWLEDGE] ")[2]
     assert kept
-    assert answer.prompt.knowledge_characters_dropped == 50 * 15 - 1 - len(kept)
+    assert answer.prompt.knowledge_characters_dropped == 50 * 15 - len(kept)
 
 
 async def test_a_long_message_keeps_its_end() -> None:

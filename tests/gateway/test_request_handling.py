@@ -93,7 +93,7 @@ async def test_an_unforeseen_failure_is_a_500_without_detail_logged_with_its_sta
 
 
 async def test_a_body_beyond_every_limit_is_413_whether_announced_or_not(settings: Settings) -> None:
-    small = settings.model_copy(update={"max_knowledge_characters": 10})
+    small = settings.model_copy(update={"max_knowledge_characters": 10, "max_document_bytes": 10})
     app = create_app(small, store=MemoryStore(), inference=EchoInference(), count_tokens=count_words)
 
     async def drip() -> AsyncIterator[bytes]:

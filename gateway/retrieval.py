@@ -1,0 +1,115 @@
+"""Finding the passages of long knowledge that a question asks for, by BM25.
+
+Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009. Computed by SQLite's full-text
+index (FTS5, with Porter's stemmer), which every Python brings along.
+"""
+
+import re
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.passages import PASSAGE_CHARACTERS, Span, split
+
+EARLIER_WEIGHT: Final = 0.3
+"""What a word of an earlier turn counts beside one of the question: "and how long is it?" needs it."""
+
+EARLIER_TURNS: Final = 2
+
+MAX_QUERY_WORDS: Final = 256
+"""Of a question; what a longer one asks is anyone's guess."""
+
+INDEXED_CHARACTERS: Final = 20_000_000
+"""Text whose indexes are kept, the least recently used go first: some 60 MB beside the text itself."""
+
+# Words; of scripts that set no spaces each character.
+_WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_぀-ヿ㐀-鿿가-힯]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage and how well it matches."""
+
+    span: Span
+    score: float | None
+    """None where nothing was searched, because the whole text fits."""
+
+
+class PassageIndex:
+    """The passages of one text, for any thread."""
+
+    def __init__(self, text: str, longest: int = PASSAGE_CHARACTERS) -> None:
+        self.passages = split(text, longest)
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        # Without content: the text is the bot's, the index holds words and places alone.
+        self._database.execute(
+            "CREATE VIRTUAL TABLE passages USING fts5(words, content='', tokenize='porter unicode61')"
+        )
+        rows = ((place, " ".join(_words(text[span.start : span.end]))) for place, span in enumerate(self.passages))
+        self._database.executemany("INSERT INTO passages (rowid, words) VALUES (?, ?)", rows)
+
+    def search(self, turns: Sequence[str], limit: int) -> list[Found]:
+        """Return up to `limit` passages, the best for the last of `turns` first, equals in the order of the text.
+
+        Without any match these are the first of the text.
+        """
+        scores = dict.fromkeys(range(min(limit, len(self.passages))), 0.0)
+        for place, score in self._scores(turns[-1], limit):
+            scores[place] = scores.get(place, 0.0) + score
+        for turn in turns[:-1][-EARLIER_TURNS:]:
+            for place, score in self._scores(turn, limit):
+                scores[place] = scores.get(place, 0.0) + EARLIER_WEIGHT * score
+        best = sorted(scores, key=lambda place: (-scores[place], place))[:limit]
+        return [Found(self.passages[place], round(scores[place], 4)) for place in best]
+
+    def _scores(self, text: str, limit: int) -> list[tuple[int, float]]:
+        words = dict.fromkeys(_words(text)[:MAX_QUERY_WORDS])
+        if not words:
+            return []
+        query = " OR ".join(f'"{word}"' for word in words)
+        ranked = "SELECT rowid, -rank FROM passages WHERE passages MATCH ? ORDER BY rank LIMIT ?"
+        with self._lock:
+            return self._database.execute(ranked, (query, limit)).fetchall()
+
+
+class PassageIndexes:
+    """Indexes by text, each made once however many ask at the same time. For any thread."""
+
+    def __init__(self, characters: int = INDEXED_CHARACTERS) -> None:
+        self._characters = characters
+        self._kept: OrderedDict[str, Future[PassageIndex]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, text: str) -> PassageIndex:
+        """Return the index of `text`; what is made for a bot serves until its knowledge changes."""
+        with self._lock:
+            making = self._kept.get(text)
+            mine = making is None
+            if making is None:
+                making = self._kept[text] = Future()
+                self._shrink()
+            else:
+                self._kept.move_to_end(text)
+        if mine:
+            try:
+                making.set_result(PassageIndex(text))
+            except BaseException as error:
+                making.set_exception(error)
+                with self._lock:
+                    self._kept.pop(text, None)
+        return making.result()
+
+    def _shrink(self) -> None:
+        held = sum(map(len, self._kept))
+        while held > self._characters and len(self._kept) > 1:
+            text, _ = self._kept.popitem(last=False)
+            held -= len(text)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text)
