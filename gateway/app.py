@@ -15,9 +15,11 @@ from gateway.chat import Chat
 from gateway.conversations import Conversations
 from gateway.errors import Misconfigured
 from gateway.inference import Inference
+from gateway.metrics import MeasuredInference, Metrics
 from gateway.prompting import PromptBuilder
 from gateway.request_log import BodyLimit, RequestLog
 from gateway.routes import bots, chat, knowledge, model, openai, seed, sessions
+from gateway.routes import metrics as metrics_route
 from gateway.services import Services
 from gateway.settings import Settings
 from gateway.store.memory import now
@@ -35,6 +37,7 @@ Failures are `application/problem+json` (RFC 9457). Every response has an `X-Req
 
 ROUTERS: tuple[APIRouter, ...] = (
     model.router,
+    metrics_route.router,
     bots.router,
     knowledge.router,
     sessions.router,
@@ -73,10 +76,12 @@ def create_app(
     Starting it raises Misconfigured or StoreUnavailable.
     """
 
+    metrics = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.services = await _services(settings, stack, store, inference, count_tokens)
+            app.state.services = await _services(settings, stack, metrics, store, inference, count_tokens)
             yield
 
     app = Gateway(
@@ -94,13 +99,14 @@ def create_app(
     problems.install(app)
     largest = max(JSON_BYTES_PER_CHARACTER * settings.max_knowledge_characters, settings.max_document_bytes)
     app.add_middleware(BodyLimit, limit=largest + 65_536)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, metrics=metrics)
     return app
 
 
 async def _services(
     settings: Settings,
     stack: AsyncExitStack,
+    metrics: Metrics,
     store: Store | None,
     inference: Inference | None,
     count_tokens: CountTokens | None,
@@ -127,12 +133,13 @@ async def _services(
     stack.push_async_callback(_end, sweeper)
     talk = Chat(
         store=store,
-        inference=inference,
+        inference=MeasuredInference(inference, metrics),
         conversations=conversations,
         prompts=PromptBuilder(count_tokens=count_tokens, budget=budget),
         timeout=settings.request_timeout,
         max_message_characters=settings.max_message_characters,
         max_knowledge_characters=settings.max_knowledge_characters,
+        answered=metrics.answered_for,
     )
     return Services(
         rules=BotRules(settings.max_knowledge_characters),
@@ -141,6 +148,7 @@ async def _services(
         conversations=conversations,
         chat=talk,
         max_document_bytes=settings.max_document_bytes,
+        metrics=metrics,
     )
 
 

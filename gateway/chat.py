@@ -54,6 +54,8 @@ class Chat:
     max_message_characters: int
     max_knowledge_characters: int
     clock: Callable[[], float] = time.time
+    answered: Callable[[str], None] = lambda _: None
+    """Told of every answer: the bot's id."""
 
     async def answer(self, question: Question) -> Answer:
         """Return the bot's answer.
@@ -78,6 +80,7 @@ class Chat:
         if question.session_id is not None:
             said = question.turns[-1], answer.reply.text
             await self.conversations.remember(question.bot_id, question.session_id, *said)
+        self.answered(question.bot_id)
         return answer
 
     async def _prepare(self, question: Question, *, stream: bool) -> tuple[GenerateRequest, BuiltPrompt]:

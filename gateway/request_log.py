@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, and no exception that gets away.
+"""Around every request: its id, one line in the log, a count, and no exception that gets away.
 
 The line holds the route's template, never the path, which is users' text in the seed's endpoints.
 """
@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ContentTooLarge, ShuttingDown
+from gateway.metrics import Metrics
 from gateway.problems import error_response
 from handler.contract.wire import REQUEST_ID
 
@@ -26,8 +27,9 @@ logger = logging.getLogger("gateway.request")
 class RequestLog:
     """ASGI middleware. Accepts `X-Request-ID` when it is harmless, makes one otherwise, returns it in any case."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -61,8 +63,9 @@ class RequestLog:
         finally:
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
             route = getattr(scope.get("route"), "path_format", "(no route)")
-            milliseconds = (time.perf_counter() - started) * 1e3
-            logger.info("%s %s %d %.1f ms request_id=%s", method, route, status, milliseconds, request_id)
+            seconds = time.perf_counter() - started
+            self._metrics.requested(method, route, status, seconds)
+            logger.info("%s %s %d %.1f ms request_id=%s", method, route, status, seconds * 1e3, request_id)
 
 
 class BodyLimit:

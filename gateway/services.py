@@ -9,6 +9,7 @@ from gateway.bots import BotRules
 from gateway.chat import Chat
 from gateway.conversations import Conversations
 from gateway.inference import Inference
+from gateway.metrics import Metrics
 from gateway.store.port import Store
 
 
@@ -22,6 +23,7 @@ class Services:
     conversations: Conversations
     chat: Chat
     max_document_bytes: int
+    metrics: Metrics
 
 
 async def _services(request: Request) -> Services:
