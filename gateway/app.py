@@ -7,18 +7,20 @@ from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 
 from gateway import openai_errors, problems
+from gateway.access import NEEDS, GuardedRoute
 from gateway.bots import RESERVED_BOT_IDS, BotRules
 from gateway.chat import Chat
 from gateway.conversations import Conversations
 from gateway.errors import Misconfigured
 from gateway.inference import Inference
+from gateway.keys import Keys
 from gateway.metrics import MeasuredInference, Metrics
 from gateway.prompting import PromptBuilder
 from gateway.request_log import BodyLimit, RequestLog
-from gateway.routes import bots, chat, knowledge, model, openai, seed, sessions
+from gateway.routes import bots, chat, keys, knowledge, model, openai, seed, sessions
 from gateway.routes import metrics as metrics_route
 from gateway.services import Services
 from gateway.settings import Settings
@@ -32,6 +34,8 @@ JSON_BYTES_PER_CHARACTER = 12
 DESCRIPTION = """\
 Bots that answer from the knowledge you give them, with a GODEL model behind TorchServe.
 
+Where keys are asked for, send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+
 Failures are `application/problem+json` (RFC 9457). Every response has an `X-Request-ID`, yours if you sent one.
 """
 
@@ -43,23 +47,38 @@ ROUTERS: tuple[APIRouter, ...] = (
     sessions.router,
     chat.router,
     openai.router,
+    keys.router,
     seed.router,
 )
 """In the order in which they are asked; the short addresses, which match almost anything, come last."""
 
 
+SECURITY_SCHEMES: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
 class Gateway(FastAPI):
-    """FastAPI, with the schema of a problem in its OpenAPI document."""
+    """FastAPI, with problems and keys in its OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         document = super().openapi()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas[problems.Problem.__name__] = problems.Problem.model_json_schema()
+        components = document.setdefault("components", {})
+        schemas = components.setdefault("schemas", {})
+        for failure in (problems.Problem, openai_errors.Envelope):
+            schema = failure.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {}) | {failure.__name__: schema}
+        components["securitySchemes"] = SECURITY_SCHEMES
         for path, operations in document["paths"].items():
-            if path.startswith(openai_errors.PATHS):
-                for operation in operations.values():
+            openai_path = path.startswith(openai_errors.PATHS)
+            for method, operation in operations.items():
+                if openai_path:
                     operation["responses"].pop("422", None)  # FastAPI's own; bad input is a 400 there
+                if NEEDS[f"{method.upper()} {path}"] is not None:
+                    operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+                    operation["responses"] |= (openai_errors if openai_path else problems).declared(401, 403)
         return document
 
 
@@ -72,7 +91,7 @@ def create_app(
 ) -> FastAPI:
     """Return the application. What is not given is made from `settings` when it starts and closed when it stops.
 
-    Raises Misconfigured when a route would be shadowed by a bot of the same name.
+    Raises Misconfigured when a route would be shadowed by a bot of the same name, or has no rule in NEEDS.
     Starting it raises Misconfigured or StoreUnavailable.
     """
 
@@ -96,6 +115,7 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router)
     _check_reserved(app)
+    _check_needs(app)
     problems.install(app)
     largest = max(JSON_BYTES_PER_CHARACTER * settings.max_knowledge_characters, settings.max_document_bytes)
     app.add_middleware(BodyLimit, limit=largest + 65_536)
@@ -128,6 +148,9 @@ async def _services(
         from gateway.torchserve import TorchServeInference
 
         inference = await stack.enter_async_context(TorchServeInference.open(settings, metadata))
+    keys = Keys(store, settings.admin_key.get_secret_value() if settings.admin_key else None, now)
+    if not keys.required and (await store.page_keys(limit=1)).keys:
+        raise Misconfigured("there are keys in the store, but without GODEL_ADMIN_KEY nobody would be asked for one")
     conversations = Conversations(store=store, idle=timedelta(hours=settings.session_idle_hours), clock=now)
     sweeper = asyncio.ensure_future(conversations.sweep())
     stack.push_async_callback(_end, sweeper)
@@ -144,6 +167,7 @@ async def _services(
     return Services(
         rules=BotRules(settings.max_knowledge_characters),
         store=store,
+        keys=keys,
         inference=inference,
         conversations=conversations,
         chat=talk,
@@ -164,3 +188,13 @@ def _check_reserved(app: FastAPI) -> None:
     free = {name for name in firsts if name and not name.startswith("{")} - RESERVED_BOT_IDS
     if free:
         raise Misconfigured(f"these addresses must be reserved in gateway/bots.py: {', '.join(sorted(free))}")
+
+
+def _check_needs(app: FastAPI) -> None:
+    """Raise Misconfigured when nothing says who may call a route, or nothing would ask."""
+    for route in iter_route_contexts(app.routes):
+        if isinstance(route.original_route, APIRoute):
+            for method in route.methods or ():
+                name = f"{method} {route.path_format}"
+                if name not in NEEDS or not isinstance(route.original_route, GuardedRoute):
+                    raise Misconfigured(f"gateway/access.py must say who may call {name}, and the route must ask")

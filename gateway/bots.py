@@ -81,7 +81,7 @@ class BotRules:
             "name": text_problem(name, MAX_NAME_CHARACTERS),
         }
         found = {name: problem for name, problem in problems.items() if problem}
-        found |= parameter_problems(parameters or {}) | _limit_problems(limits or {})
+        found |= parameter_problems(parameters or {}) | limit_problems(limits or {})
         if found:
             raise InvalidInput.of(found)
         return BotDraft(
@@ -144,7 +144,8 @@ def is_blank(text: str) -> bool:
     return not any(neutralise(text[start : start + 256]) for start in range(0, len(text), 256))
 
 
-def _limit_problems(limits: Mapping[str, Any]) -> dict[str, str]:
+def limit_problems(limits: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with each bad one of `limits`, by its place in a request."""
     problems = {}
     for name, value in limits.items():
         if name not in LIMITS:

@@ -10,6 +10,11 @@
     ├── BotExists            something would overwrite it
     ├── BotChanged           somebody else changed it meanwhile
     ├── SessionNotFound
+    ├── Unauthenticated      no key, or none that is valid
+    ├── Forbidden            the key is for other things or other bots
+    ├── ForeignOrigin        no key is asked for, but the request comes from elsewhere
+    ├── KeyNotFound
+    ├── KeysOff              keys are made only where they are asked for
     ├── ClientGone           nobody waits for the answer any more
     ├── ShuttingDown         the grace after SIGTERM is over
     ├── ModelError
@@ -95,6 +100,29 @@ class SessionNotFound(GatewayError):
         super().__init__(f"there is no such session; begin one with POST /v1/bots/{bot_id}/sessions")
 
 
+class Unauthenticated(GatewayError):
+    """No key, or none that is valid."""
+
+
+class Forbidden(GatewayError):
+    """The key is for other things, or for other bots."""
+
+
+class ForeignOrigin(GatewayError):
+    """No key is asked for, and the request does not come from this machine for certain."""
+
+
+class KeyNotFound(GatewayError):
+    """There is no such key."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no key {key_id[:64]}; GET /v1/keys lists them")
+
+
+class KeysOff(GatewayError):
+    """Keys are made only where they are asked for."""
+
+
 class ClientGone(GatewayError):
     """The client closed its connection before the answer was ready."""
 
@@ -149,6 +177,11 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
     BotExists: 409,
     BotChanged: 412,
     SessionNotFound: 404,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    ForeignOrigin: 403,
+    KeyNotFound: 404,
+    KeysOff: 409,
     ClientGone: 499,  # nginx's number for it; nobody reads the body, but the log line does show it
     ShuttingDown: 503,
     ModelRejected: 422,

@@ -31,8 +31,9 @@ class Envelope(BaseModel):
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI shows for these failures of a route."""
-    return {status: {"description": http.client.responses[status], "model": Envelope} for status in statuses}
+    """Return what OpenAPI shows for these failures of a route; the document itself adds the schema they refer to."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Envelope.__name__}"}}}
+    return {str(status): {"description": http.client.responses[status], "content": content} for status in statuses}
 
 
 def status_of(problem: "Problem") -> int:

@@ -12,16 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from gateway import openai_errors
-from gateway.errors import RETRY_AFTER_SECONDS, GatewayError, status_of
+from gateway.errors import RETRY_AFTER_SECONDS, GatewayError, Unauthenticated, status_of
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:godel-serve:"
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI shows for these failures of a route; `document` adds the schema they refer to."""
+    """Return what OpenAPI shows for these failures of a route; the document itself adds the schema they refer to."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
-    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+    return {str(status): {"description": _MEANINGS[status], "content": content} for status in statuses}
 
 
 class Problem(BaseModel):
@@ -79,9 +79,13 @@ def respond(problem: Problem, path: str, headers: Mapping[str, str] | None = Non
 
 
 def error_response(error: Exception, request_id: str, path: str) -> Response:
-    """Return the response for `error`, `Retry-After` included where a retry makes sense."""
-    retry = RETRY_AFTER_SECONDS.get(type(error)) if isinstance(error, GatewayError) else None
-    return respond(problem_of(error, request_id), path, None if retry is None else {"Retry-After": str(retry)})
+    """Return the response for `error`, `Retry-After` included where a retry makes sense, for 401 the way to sign in."""
+    headers = {}
+    if isinstance(error, GatewayError) and (retry := RETRY_AFTER_SECONDS.get(type(error))) is not None:
+        headers["Retry-After"] = str(retry)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="godel-serve"'
+    return respond(problem_of(error, request_id), path, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -112,8 +116,10 @@ def install(app: FastAPI) -> None:
 
 _MEANINGS = {
     400: "The body is not JSON.",
-    404: "There is no such bot, or no such session.",
-    409: "There is a bot of that name already.",
+    401: "No key was sent, or none that is valid.",
+    403: "The key is for other things, or for other bots.",
+    404: "There is no such bot, session or key.",
+    409: "There is a bot of that name already; or no keys are asked for, so none are made.",
     412: "The bot is not, or no longer, as the condition says.",
     413: "The body is larger than any that is taken.",
     415: "The document is of a kind that cannot be read.",

@@ -82,6 +82,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         signal.signal(number, stop)
     async with app.router.lifespan_context(app):
         host, port = listener.getsockname()[:2]
+        if settings.admin_key is None:
+            logger.info("no key is asked for: whoever uses this machine may do all; set GODEL_ADMIN_KEY to change that")
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         await server.serve(sockets=[listener])
     logger.info("stopped")

@@ -9,6 +9,7 @@ from gateway.bots import BotRules
 from gateway.chat import Chat
 from gateway.conversations import Conversations
 from gateway.inference import Inference
+from gateway.keys import Caller, Keys
 from gateway.metrics import Metrics
 from gateway.store.port import Store
 
@@ -19,6 +20,7 @@ class Services:
 
     rules: BotRules
     store: Store
+    keys: Keys
     inference: Inference
     conversations: Conversations
     chat: Chat
@@ -34,5 +36,10 @@ async def _request_id(request: Request) -> str:
     return cast("str", request.state.request_id)
 
 
+async def _caller(request: Request) -> Caller:
+    return cast("Caller", request.state.caller)
+
+
 ServicesOf = Annotated[Services, Depends(_services)]
+CallerOf = Annotated[Caller, Depends(_caller)]
 RequestId = Annotated[str, Depends(_request_id)]

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.loopback import is_loopback
 
 
 def _http_address(value: str) -> str:
@@ -24,8 +26,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GODEL_", frozen=True, use_attribute_docstrings=True)
 
+    admin_key: SecretStr | None = Field(default=None, min_length=16)
+    """The key that makes other keys; at least 16 characters, such as `openssl rand -hex 32` prints. Without it no
+    key is asked for, and only this machine is served."""
+
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback, because nothing asks for a key yet."""
+    """Address to listen on. Another than loopback needs `admin_key`."""
 
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
@@ -65,6 +71,16 @@ class Settings(BaseSettings):
 
     session_idle_hours: float = Field(default=720, gt=0, le=87_600)
     """Hours without a word after which a session is forgotten: 30 days."""
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str, info: ValidationInfo) -> str:
+        # A bad admin key is not in `data`: it has a message of its own, and no key is no excuse.
+        if not is_loopback(value) and info.data.get("admin_key", True) is None:
+            raise ValueError(
+                f"without keys {value or 'every address'} is not served: set GODEL_ADMIN_KEY, or 127.0.0.1"
+            )
+        return value
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the gateway logs. Users' text is logged at no level."""

@@ -42,6 +42,11 @@ class Stack:
         return f"http://{f'[{host}]' if ':' in host else host}:{self._settings.port}"
 
     @property
+    def asks_for_keys(self) -> bool:
+        """Whether the gateway wants a key of its callers."""
+        return self._settings.admin_key is not None
+
+    @property
     def gateway_pid(self) -> int | None:
         """The id of the gateway's process."""
         return self._gateway.pid if self._gateway else None

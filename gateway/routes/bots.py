@@ -6,13 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 
+from gateway.access import GuardedRoute
 from gateway.bots import Bot, BotDraft, check_bot_id
 from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.problems import declared
 from gateway.routes.schemas import BotId, BotInput, BotList, BotOutput, BotPatch, BotSummary, NewBotInput
-from gateway.services import Services, ServicesOf
+from gateway.services import CallerOf, Services, ServicesOf
 
-router = APIRouter(prefix="/v1/bots", tags=["bots"])
+router = APIRouter(prefix="/v1/bots", tags=["bots"], route_class=GuardedRoute)
 
 PATCH_ATTEMPTS = 5
 """How often a change of single parts is tried again after others came first; more is a storm."""
@@ -27,8 +28,8 @@ Seen = Annotated[
 
 
 @router.get("", summary="List bots", responses=declared(422, 503))
-async def list_bots(services: ServicesOf, limit: Limit = 50, after: After = "") -> BotList:
-    page = await services.store.page(limit=limit, after=after)
+async def list_bots(services: ServicesOf, caller: CallerOf, limit: Limit = 50, after: After = "") -> BotList:
+    page = await services.store.page(limit=limit, after=after, only=caller.bots)
     return BotList(bots=[BotSummary.of(bot) for bot in page.bots], next_after=page.next_after)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from gateway import event_stream
+from gateway.access import GuardedRoute
 from gateway.bots import check_bot_id
 from gateway.chat import Answer, Chat, Question
 from gateway.disconnect import while_connected
@@ -15,7 +16,7 @@ from gateway.problems import Problem, declared
 from gateway.routes.schemas import BotId, ChatInput, ChatOutput, ChatPart
 from gateway.services import RequestId, ServicesOf
 
-router = APIRouter(prefix="/v1/bots", tags=["chat"])
+router = APIRouter(prefix="/v1/bots", tags=["chat"], route_class=GuardedRoute)
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {

@@ -7,6 +7,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
+from gateway.access import GuardedRoute
 from gateway.bots import Bot, BotDraft, check_bot_id
 from gateway.documents import MEDIA_TYPES, Document, text_of
 from gateway.errors import BotChanged, ContentTooLarge, InvalidInput
@@ -16,7 +17,7 @@ from gateway.routes.schemas import BotId, KnowledgeOutput
 from gateway.services import Services, ServicesOf
 from handler.contract.prompt import neutralise
 
-router = APIRouter(prefix="/v1/bots/{bot_id}/knowledge", tags=["bots"])
+router = APIRouter(prefix="/v1/bots/{bot_id}/knowledge", tags=["bots"], route_class=GuardedRoute)
 
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}

@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter, Response
 
+from gateway.access import GuardedRoute
 from gateway.metrics import CONTENT_TYPE
 from gateway.services import ServicesOf
 
-router = APIRouter(tags=["operation"])
+router = APIRouter(tags=["operation"], route_class=GuardedRoute)
 
 
 @router.get(

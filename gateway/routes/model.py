@@ -2,11 +2,12 @@
 
 from fastapi import APIRouter
 
+from gateway.access import GuardedRoute
 from gateway.problems import declared
 from gateway.routes.schemas import Health, ModelOutput
 from gateway.services import ServicesOf
 
-router = APIRouter(tags=["operation"])
+router = APIRouter(tags=["operation"], route_class=GuardedRoute)
 
 
 @router.get("/v1/model", summary="Describe the model", responses=declared(502, 503, 504))
@@ -16,6 +17,11 @@ async def describe_model(services: ServicesOf) -> ModelOutput:
 
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz() -> Health:
+    return Health(status="ok")
+
+
+@router.get("/livez", summary="Is the process alive? By Kubernetes' name")
+async def livez() -> Health:
     return Health(status="ok")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from gateway import event_stream, openai_errors
+from gateway.access import GuardedRoute
 from gateway.bots import check_bot_id
 from gateway.chat import Answer, Chat, Question
 from gateway.disconnect import while_connected
@@ -25,19 +26,19 @@ from gateway.routes.openai_schemas import (
     Said,
     finish_name,
 )
-from gateway.services import RequestId, ServicesOf
+from gateway.services import CallerOf, RequestId, ServicesOf
 
 PAGE = 200
 
-router = APIRouter(prefix="/v1", tags=["OpenAI's interface"])
+router = APIRouter(prefix="/v1", tags=["OpenAI's interface"], route_class=GuardedRoute)
 
 
 @router.get("/models", summary="List bots as models", responses=openai_errors.declared(503))
-async def list_models(services: ServicesOf) -> ModelList:
+async def list_models(services: ServicesOf, caller: CallerOf) -> ModelList:
     cards: list[ModelCard] = []
     after: str | None = ""
     while after is not None:
-        page = await services.store.page(limit=PAGE, after=after)
+        page = await services.store.page(limit=PAGE, after=after, only=caller.bots)
         cards += [ModelCard.of(bot) for bot in page.bots]
         after = page.next_after
     return ModelList(data=cards)
@@ -62,9 +63,10 @@ async def get_model(model: str, services: ServicesOf) -> ModelCard:
     },
 )
 async def complete(
-    asked: CompletionInput, request: Request, services: ServicesOf, request_id: RequestId
+    asked: CompletionInput, request: Request, services: ServicesOf, caller: CallerOf, request_id: RequestId
 ) -> Completion | Response:
     asked.check()
+    caller.check("chat", bot_id=asked.model)
     question = Question(
         bot_id=_bot_id(asked.model),
         turns=asked.turns,

@@ -51,15 +51,19 @@ _SESSION_ID = "019ab4c3e1f07b1d9c2e4a5f60718293a4b5"
 _NAMED_INSTRUCTIONS = ", ".join(f"`{name}`" for name in INSTRUCTIONS)
 
 
-class _Input(BaseModel):
+class Input(BaseModel):
+    """What clients send: no field that is not known, no value of another type."""
+
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-class _Output(BaseModel):
+class Output(BaseModel):
+    """What clients get."""
+
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class _BotFields(_Input):
+class _BotFields(Input):
     name: str = Field(default="", max_length=MAX_NAME_CHARACTERS, examples=["Cricket for beginners"])
     """What people call it."""
     knowledge: str = Field(default="", examples=[_KNOWLEDGE])
@@ -91,7 +95,7 @@ class BotPatch(_BotFields):
     """Those parts of a bot that shall change."""
 
 
-class BotSummary(_Output):
+class BotSummary(Output):
     """A bot without its knowledge."""
 
     bot_id: str = Field(examples=["cricket"])
@@ -107,7 +111,7 @@ class BotSummary(_Output):
         return cls.model_validate(dataclasses.asdict(bot) | {"knowledge_characters": len(bot.knowledge)})
 
 
-class BotOutput(_Output):
+class BotOutput(Output):
     """A bot."""
 
     bot_id: str = Field(examples=["cricket"])
@@ -125,7 +129,7 @@ class BotOutput(_Output):
         return cls.model_validate(dataclasses.asdict(bot))
 
 
-class KnowledgeOutput(_Output):
+class KnowledgeOutput(Output):
     """How much a bot knows."""
 
     bot_id: str = Field(examples=["cricket"])
@@ -136,7 +140,7 @@ class KnowledgeOutput(_Output):
     """What is searched when not all of it fits into a prompt."""
 
 
-class BotList(_Output):
+class BotList(Output):
     """One page of bots, in the order of their names."""
 
     bots: list[BotSummary]
@@ -144,14 +148,14 @@ class BotList(_Output):
     """Ask for `?after=` this to get the next page; null on the last."""
 
 
-class SaidMessage(_Input):
+class SaidMessage(Input):
     """One message of a dialogue."""
 
     role: Literal["user", "assistant"]
     content: str = Field(examples=["How many players are in a team?"])
 
 
-class ChatInput(_Input):
+class ChatInput(Input):
     """What is said to a bot: one `message`, or a whole dialogue as `messages`."""
 
     message: str | None = Field(default=None, examples=["How many players are in a team?"])
@@ -181,20 +185,20 @@ class ChatInput(_Input):
         return by_turns([(said.role, said.content) for said in self.messages or ()])
 
 
-class ChatPart(_Output):
+class ChatPart(Output):
     """A part of a streamed answer."""
 
     text: str = Field(examples=["There are eleven"])
 
 
-class Usage(_Output):
+class Usage(Output):
     """Tokens, as the model counts them."""
 
     prompt_tokens: int = Field(examples=[71])
     completion_tokens: int = Field(examples=[12])
 
 
-class Timing(_Output):
+class Timing(Output):
     """Where the time went."""
 
     queue_ms: float = Field(examples=[3.1])
@@ -205,7 +209,7 @@ class Timing(_Output):
     """The most requests that were computed together with this one, itself included."""
 
 
-class PassageOutput(_Output):
+class PassageOutput(Output):
     """A passage of the bot's knowledge that the answer could draw on: `knowledge[start:end]`."""
 
     start: int = Field(examples=[0])
@@ -215,7 +219,7 @@ class PassageOutput(_Output):
     """How well it matches (BM25); null when all of the knowledge fits and nothing was searched."""
 
 
-class LeftOut(_Output):
+class LeftOut(Output):
     """What did not fit into the prompt."""
 
     turns: int = Field(examples=[0])
@@ -223,7 +227,7 @@ class LeftOut(_Output):
     message_characters: int = Field(examples=[0])
 
 
-class ChatOutput(_Output):
+class ChatOutput(Output):
     """A bot's answer."""
 
     response: str = Field(examples=["There are eleven players in each team."])
@@ -257,7 +261,7 @@ class ChatOutput(_Output):
         )
 
 
-class SessionOutput(_Output):
+class SessionOutput(Output):
     """A conversation with a bot."""
 
     session_id: str = Field(examples=[_SESSION_ID])
@@ -274,7 +278,7 @@ class SessionOutput(_Output):
         return cls.model_validate(dataclasses.asdict(session))
 
 
-class SessionList(_Output):
+class SessionList(Output):
     """One page of sessions, the newest first."""
 
     sessions: list[SessionOutput]
@@ -282,7 +286,7 @@ class SessionList(_Output):
     """Ask for `?after=` this to get the next page; null on the last."""
 
 
-class TurnOutput(_Output):
+class TurnOutput(Output):
     """A message and the bot's answer."""
 
     number: int = Field(examples=[1])
@@ -304,20 +308,20 @@ class SessionWithTurns(SessionOutput):
     """Ask for `?after=` this to get the next page; null on the last."""
 
 
-class SeedOutput(_Output):
+class SeedOutput(Output):
     """The reply of the two short addresses."""
 
     response: str = Field(examples=["There are eleven players in each team."])
 
 
-class WorkerOutput(_Output):
+class WorkerOutput(Output):
     """A process that runs the model."""
 
     status: str = Field(examples=["READY"])
     pid: int | None = Field(examples=[4711])
 
 
-class QueueOutput(_Output):
+class QueueOutput(Output):
     """The model's queue."""
 
     capacity: int | None = Field(examples=[64])
@@ -326,7 +330,7 @@ class QueueOutput(_Output):
     """How many requests wait in it."""
 
 
-class ModelOutput(_Output):
+class ModelOutput(Output):
     """The model that answers; null where the server does not say."""
 
     name: str = Field(examples=["godel"])
@@ -350,7 +354,7 @@ class ModelOutput(_Output):
         return cls.model_validate(dataclasses.asdict(model) | {"queue": queue})
 
 
-class Health(_Output):
+class Health(Output):
     """The process is alive, or ready."""
 
     status: str = Field(examples=["ok"])

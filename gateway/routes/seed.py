@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.convertors import Convertor, register_url_convertor
 
+from gateway.access import GuardedRoute
 from gateway.bots import check_bot_id
 from gateway.chat import Question
 from gateway.disconnect import while_connected
@@ -25,7 +26,7 @@ class _AnyText(Convertor[str]):
 
 register_url_convertor("anytext", _AnyText())
 
-router = APIRouter(tags=["short addresses"])
+router = APIRouter(tags=["short addresses"], route_class=GuardedRoute)
 
 _PERCENT = "Percent-encode what a URL cannot hold, a question mark as `%3F`; slashes may stay. Decoded exactly once."
 

@@ -4,12 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
+from gateway.access import GuardedRoute
 from gateway.bots import check_bot_id
 from gateway.problems import declared
 from gateway.routes.schemas import BotId, SessionList, SessionOutput, SessionWithTurns, TurnOutput
 from gateway.services import ServicesOf
 
-router = APIRouter(prefix="/v1/bots/{bot_id}/sessions", tags=["sessions"])
+router = APIRouter(prefix="/v1/bots/{bot_id}/sessions", tags=["sessions"], route_class=GuardedRoute)
 
 SessionId = Annotated[str, Path(max_length=64, description="The session's id, a secret of its user.")]
 Limit = Annotated[int, Query(ge=1, le=200, description="How many a page holds.")]

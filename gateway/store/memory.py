@@ -1,13 +1,14 @@
-"""Bots and sessions in memory, for tests and trials: gone when the process ends."""
+"""Bots, sessions and keys in memory, for tests and trials: gone when the process ends."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from gateway.bots import Bot, BotDraft
 from gateway.conversations import Exchange, Session, new_session_id
-from gateway.errors import BotChanged, BotExists, BotNotFound, SessionNotFound
-from gateway.store.port import BotPage, SessionPage
+from gateway.errors import BotChanged, BotExists, BotNotFound, KeyNotFound, SessionNotFound
+from gateway.keys import Key
+from gateway.store.port import BotPage, KeyPage, SessionPage
 
 
 def now() -> datetime:
@@ -23,6 +24,7 @@ class MemoryStore:
         self._bots: dict[str, Bot] = {}
         self._sessions: dict[str, Session] = {}
         self._exchanges: dict[str, list[Exchange]] = {}
+        self._keys: dict[str, Key] = {}
 
     async def get(self, bot_id: str) -> Bot:
         """Return a bot. Raises BotNotFound."""
@@ -30,9 +32,9 @@ class MemoryStore:
             raise BotNotFound(bot_id)
         return self._bots[bot_id]
 
-    async def page(self, *, limit: int, after: str = "") -> BotPage:
-        """Return up to `limit` bots whose names come after `after`, in order."""
-        names = sorted(name for name in self._bots if name > after)
+    async def page(self, *, limit: int, after: str = "", only: Collection[str] | None = None) -> BotPage:
+        """Return up to `limit` bots whose names come after `after`, in order; of `only`, when that is given."""
+        names = sorted(name for name in self._bots if name > after and (only is None or name in only))
         shown = names[:limit]
         return BotPage([self._bots[name] for name in shown], shown[-1] if len(names) > limit else None)
 
@@ -151,6 +153,36 @@ class MemoryStore:
         for session in over:
             self._forget(session)
         return len(over)
+
+    async def add_key(self, key: Key) -> None:
+        """Keep a new key."""
+        self._keys[key.key_id] = key
+
+    async def get_key(self, key_id: str) -> Key:
+        """Return a key, expired or not. Raises KeyNotFound."""
+        if key_id not in self._keys:
+            raise KeyNotFound(key_id)
+        return self._keys[key_id]
+
+    async def page_keys(self, *, limit: int, after: str = "") -> KeyPage:
+        """Return up to `limit` keys whose ids come after `after`, in order."""
+        found = [key for key_id, key in sorted(self._keys.items()) if key_id > after]
+        return KeyPage(found[:limit], found[limit - 1].key_id if len(found) > limit else None)
+
+    async def rotate_key(self, old_id: str, new: Key, *, until: datetime) -> None:
+        """Keep `new`, and let the old key expire at `until`: both or neither. Raises KeyNotFound."""
+        self._keys[old_id] = dataclasses.replace(await self.get_key(old_id), expires_at=until)
+        self._keys[new.key_id] = new
+
+    async def delete_key(self, key_id: str) -> None:
+        """Remove a key. Raises KeyNotFound."""
+        await self.get_key(key_id)
+        del self._keys[key_id]
+
+    async def touch_key(self, key_id: str, moment: datetime) -> None:
+        """Note when a key was used, if it is still there."""
+        if key_id in self._keys:
+            self._keys[key_id] = dataclasses.replace(self._keys[key_id], last_used_at=moment)
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.session_id]

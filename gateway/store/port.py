@@ -1,12 +1,13 @@
 """What the gateway asks of a store. The same tests run over every implementation."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from gateway.bots import Bot, BotDraft
 from gateway.conversations import Exchange, Session
+from gateway.keys import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,15 @@ class SessionPage:
     """Pass it as `after` for the next page; None on the last."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPage:
+    """Some keys, the oldest first."""
+
+    keys: Sequence[Key]
+    next_after: str | None
+    """Pass it as `after` for the next page; None on the last."""
+
+
 class BotStore(Protocol):
     """Keeps bots. Each call is one transaction: it happens whole or not at all, whoever else writes.
 
@@ -37,8 +47,8 @@ class BotStore(Protocol):
         """Return a bot. Raises BotNotFound."""
         ...
 
-    async def page(self, *, limit: int, after: str = "") -> BotPage:
-        """Return up to `limit` bots whose names come after `after`, in order."""
+    async def page(self, *, limit: int, after: str = "", only: Collection[str] | None = None) -> BotPage:
+        """Return up to `limit` bots whose names come after `after`, in order; of `only`, when that is given."""
         ...
 
     async def put(self, draft: BotDraft) -> Bot:
@@ -105,5 +115,33 @@ class SessionStore(Protocol):
         ...
 
 
-class Store(BotStore, SessionStore, Protocol):
+class KeyStore(Protocol):
+    """Keeps keys, under the same promises."""
+
+    async def add_key(self, key: Key) -> None:
+        """Keep a new key."""
+        ...
+
+    async def get_key(self, key_id: str) -> Key:
+        """Return a key, expired or not. Raises KeyNotFound."""
+        ...
+
+    async def page_keys(self, *, limit: int, after: str = "") -> KeyPage:
+        """Return up to `limit` keys whose ids come after `after`, in order."""
+        ...
+
+    async def rotate_key(self, old_id: str, new: Key, *, until: datetime) -> None:
+        """Keep `new`, and let the old key expire at `until`: both or neither. Raises KeyNotFound."""
+        ...
+
+    async def delete_key(self, key_id: str) -> None:
+        """Remove a key. Raises KeyNotFound."""
+        ...
+
+    async def touch_key(self, key_id: str, moment: datetime) -> None:
+        """Note when a key was used, if it is still there."""
+        ...
+
+
+class Store(BotStore, SessionStore, KeyStore, Protocol):
     """All that the gateway keeps."""

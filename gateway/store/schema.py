@@ -65,3 +65,17 @@ exchanges = Table(
     Column("response", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("key_id", String(20).with_variant(String(20, collation="C"), "postgresql"), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("scope", String(16), nullable=False),
+    Column("bots", JSON(none_as_null=True), nullable=True),
+    Column("limits", JSON, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=True),
+    Column("last_used_at", UtcDateTime, nullable=True),
+)

@@ -4,7 +4,7 @@ Every write is one statement, so that the database itself settles who comes firs
 before it writes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, select, update
@@ -15,6 +15,7 @@ from gateway.bots import Bot, BotDraft
 from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.store.port import BotPage
 from gateway.store.schema import bots
+from gateway.store.sql_keys import SqlKeys
 from gateway.store.sql_sessions import SqlSessions
 from gateway.store.transactions import SqlDatabase
 
@@ -33,9 +34,11 @@ class SqlBots(SqlDatabase):
             raise BotNotFound(bot_id)
         return _bot(row)
 
-    async def page(self, *, limit: int, after: str = "") -> BotPage:
-        """Return up to `limit` bots whose names come after `after`, in order."""
+    async def page(self, *, limit: int, after: str = "", only: Collection[str] | None = None) -> BotPage:
+        """Return up to `limit` bots whose names come after `after`, in order; of `only`, when that is given."""
         query = select(bots).where(bots.c.bot_id > after).order_by(bots.c.bot_id).limit(limit + 1)
+        if only is not None:
+            query = query.where(bots.c.bot_id.in_(only))
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).mappings().all()
         shown = [_bot(row) for row in rows[:limit]]
@@ -120,5 +123,5 @@ def _bot(row: RowMapping) -> Bot:
     return Bot(**row)
 
 
-class SqlStore(SqlBots, SqlSessions):
+class SqlStore(SqlBots, SqlSessions, SqlKeys):
     """A `Store` in one database."""

@@ -162,7 +162,10 @@ def test_a_busy_port_is_one_clear_line(tokenizer_file: Path, tmp_path: Path) -> 
     [
         ("GODEL_PORT", "http", "GODEL_PORT"),
         ("GODEL_TOKENIZER", "nowhere.mar", "nowhere.mar"),
-        ("GODEL_HOST", "host.invalid", "GODEL_HOST"),
+        ("GODEL_HOST", "host.invalid", "GODEL_ADMIN_KEY"),
+        ("GODEL_HOST", "0.0.0.0", "GODEL_ADMIN_KEY"),  # noqa: S104 - refused
+        ("GODEL_HOST", "nowhere.localhost.", "GODEL_HOST"),
+        ("GODEL_ADMIN_KEY", "short", "GODEL_ADMIN_KEY"),
         ("GODEL_DATABASE_URL", "sqlite+aiosqlite:////dev/null/x.db", "database"),
         ("GODEL_DATABASE_URL", "sqlite+aiosqlite:////", "cannot be opened"),
     ],
@@ -188,3 +191,14 @@ def test_importing_the_gateway_reads_no_environment_and_needs_no_torch() -> None
         check=True,
     )
     assert ended.stdout == "[]\n"
+
+
+def test_with_a_key_other_machines_are_served_and_without_one_the_log_says_so(start: Start) -> None:
+    assert "no key is asked for" in start().log
+    key = "an admin key for tests"
+    open_to_all = start(GODEL_HOST="0.0.0.0", GODEL_ADMIN_KEY=key)  # noqa: S104 - the claim
+    assert "no key is asked for" not in open_to_all.log
+    address = open_to_all.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    assert httpx.get(f"{address}/v1/bots").status_code == 401
+    assert httpx.get(f"{address}/v1/bots", headers={"X-API-Key": key}).status_code == 200
+    assert key not in open_to_all.log

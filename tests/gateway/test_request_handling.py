@@ -74,7 +74,7 @@ class BrokenStore(MemoryStore):
 async def broken(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings, store=BrokenStore(), inference=EchoInference(), count_tokens=count_words)
     async with app.router.lifespan_context(app):
-        yield httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+        yield httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
 
 async def test_an_unforeseen_failure_is_a_500_without_detail_logged_with_its_stack(
@@ -102,7 +102,7 @@ async def test_a_body_beyond_every_limit_is_413_whether_announced_or_not(setting
 
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
     ):
         for content in (b" " * 100_000, drip()):
             response = await client.put("/v1/bots/b", content=content, headers={"content-type": "application/json"})
@@ -141,7 +141,13 @@ async def test_work_for_a_client_that_goes_away_is_cancelled(settings: Settings)
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/bot/chat/x", "headers": [], "query_string": b""}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/bot/chat/x",
+        "headers": [(b"host", b"localhost")],
+        "query_string": b"",
+    }
     async with app.router.lifespan_context(app):
         await asyncio.wait_for(app(scope, receive, send), timeout=5)  # type: ignore[arg-type]  # plain dicts
     assert model.cancelled == 1

@@ -125,10 +125,10 @@ async def test_a_client_that_leaves_lets_go_of_the_model(
         "path": "/v1/bots/cricket/chat",
         "raw_path": b"/v1/bots/cricket/chat",
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"content-type", b"application/json"), (b"host", b"localhost")],
     }
     async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             await client.put("/v1/bots/cricket", json={"knowledge": "Eleven play."})
         serving = asyncio.ensure_future(app(scope, messages.get, send))
         await model.asked.wait()
