@@ -11,13 +11,16 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 from gateway import openai_errors, problems
 from gateway.access import NEEDS, GuardedRoute
-from gateway.bots import RESERVED_BOT_IDS, BotRules
+from gateway.admission import Admission
+from gateway.bots import LIMITS, RESERVED_BOT_IDS, BotRules
 from gateway.chat import Chat
 from gateway.conversations import Conversations
 from gateway.errors import Misconfigured
 from gateway.inference import Inference
 from gateway.keys import Keys
+from gateway.limits import RateLimits
 from gateway.metrics import MeasuredInference, Metrics
+from gateway.moderation import load_moderator
 from gateway.prompting import PromptBuilder
 from gateway.request_log import BodyLimit, RequestLog
 from gateway.routes import bots, chat, keys, knowledge, model, openai, seed, sessions
@@ -116,7 +119,7 @@ def create_app(
         app.include_router(router)
     _check_reserved(app)
     _check_needs(app)
-    problems.install(app)
+    problems.install(app, metrics.refused)
     largest = max(JSON_BYTES_PER_CHARACTER * settings.max_knowledge_characters, settings.max_document_bytes)
     app.add_middleware(BodyLimit, limit=largest + 65_536)
     app.add_middleware(RequestLog, metrics=metrics)
@@ -154,6 +157,15 @@ async def _services(
     conversations = Conversations(store=store, idle=timedelta(hours=settings.session_idle_hours), clock=now)
     sweeper = asyncio.ensure_future(conversations.sweep())
     stack.push_async_callback(_end, sweeper)
+    chosen = {name: getattr(settings, name) for name in LIMITS}
+    limits = await stack.enter_async_context(
+        RateLimits.open(
+            settings.redis_url.get_secret_value() if settings.redis_url else None,
+            {name: value for name, value in chosen.items() if value is not None},
+        )
+    )
+    admission = Admission(settings.max_in_flight, settings.max_waiting)
+    metrics.watch(admission)
     talk = Chat(
         store=store,
         inference=MeasuredInference(inference, metrics),
@@ -162,6 +174,9 @@ async def _services(
         timeout=settings.request_timeout,
         max_message_characters=settings.max_message_characters,
         max_knowledge_characters=settings.max_knowledge_characters,
+        limits=limits,
+        admission=admission,
+        moderator=load_moderator(settings),
         answered=metrics.answered_for,
     )
     return Services(

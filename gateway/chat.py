@@ -8,10 +8,14 @@ from typing import Any
 
 import anyio.to_thread
 
-from gateway.bots import is_blank, parameter_problems, text_problem
+from gateway.admission import Admission
+from gateway.bots import Bot, is_blank, parameter_problems, text_problem
 from gateway.conversations import Conversations
 from gateway.errors import InvalidInput, ModelTimeout
 from gateway.inference import Inference
+from gateway.keys import Caller
+from gateway.limits import RateLimits, Standing
+from gateway.moderation import Moderator
 from gateway.prompting import BuiltPrompt, PromptBuilder
 from gateway.store.port import BotStore
 from handler.contract.generation import GenerationParameters
@@ -28,6 +32,9 @@ class Question:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """They win over the bot's own."""
     request_id: str
+    caller: Caller
+    limited: Callable[[Standing], None] = lambda _: None
+    """Told how the limits stand that this question counts against."""
     knowledge: str | None = None
     """What the bot knows for this answer; None is what it knows anyway."""
     session_id: str | None = None
@@ -42,6 +49,16 @@ class Answer:
     prompt: BuiltPrompt
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question that is ready for the model."""
+
+    bot: Bot
+    request: GenerateRequest
+    prompt: BuiltPrompt
+    deadline: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
     """Answers messages; sessions are the only memory of them."""
@@ -53,6 +70,9 @@ class Chat:
     timeout: float
     max_message_characters: int
     max_knowledge_characters: int
+    limits: RateLimits
+    admission: Admission
+    moderator: Moderator | None = None
     clock: Callable[[], float] = time.time
     answered: Callable[[str], None] = lambda _: None
     """Told of every answer: the bot's id."""
@@ -60,33 +80,56 @@ class Chat:
     async def answer(self, question: Question) -> Answer:
         """Return the bot's answer.
 
-        Raises InvalidInput, BotNotFound, SessionNotFound, PromptTooLong, StoreUnavailable or a ModelError; the
-        session is then as it was.
+        Raises InvalidInput, BotNotFound, SessionNotFound, PromptTooLong, RateLimited, QueueFull, BotQueueFull,
+        ContentRefused, StoreUnavailable or a ModelError; the session is then as it was.
         """
-        request, prompt = await self._prepare(question, stream=False)
-        return await self._conclude(question, Answer(await self.inference.generate(request), prompt))
+        asked = await self._prepare(question, stream=False)
+        async with self.admission.place(question.bot_id, asked.deadline):
+            reply = await self.inference.generate(asked.request)
+        return await self._conclude(question, asked, reply)
 
     async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
-        """Yield the bot's answer in parts as they are made, last the whole of it. Raises as `answer`."""
-        request, prompt = await self._prepare(question, stream=True)
-        async with aclosing(self.inference.stream(request)) as parts:
+        """Yield the bot's answer in parts as they are made, last the whole of it. Raises as `answer`.
+
+        With a moderator the parts are one, sent when it has been checked.
+        """
+        asked = await self._prepare(question, stream=True)
+        async with (
+            self.admission.place(question.bot_id, asked.deadline),
+            aclosing(self.inference.stream(asked.request)) as parts,
+        ):
             async for part in parts:
-                yield part if isinstance(part, str) else await self._conclude(question, Answer(part, prompt))
+                if isinstance(part, str):
+                    if self.moderator is None:
+                        yield part
+                    continue
+                answer = await self._conclude(question, asked, part)
+                if self.moderator is not None and answer.reply.text:
+                    yield answer.reply.text
+                yield answer
 
-    async def _conclude(self, question: Question, answer: Answer) -> Answer:
-        """Return `answer` when it is one, remembered in the question's session."""
-        if answer.reply.finish_reason == "deadline" and not answer.reply.text:
+    async def _conclude(self, question: Question, asked: "_Asked", reply: GenerateReply) -> Answer:
+        """Return the answer when `reply` is one: counted, checked, and remembered in the question's session."""
+        await self.limits.spend(question.caller, asked.bot, reply.prompt_tokens + reply.completion_tokens)
+        if reply.finish_reason == "deadline" and not reply.text:
             raise ModelTimeout("the deadline passed before the model had a word of its answer")
+        if self.moderator is not None:
+            reply = replace(reply, text=await self.moderator.check_answer(question.bot_id, reply.text))
         if question.session_id is not None:
-            said = question.turns[-1], answer.reply.text
-            await self.conversations.remember(question.bot_id, question.session_id, *said)
+            await self.conversations.remember(question.bot_id, question.session_id, question.turns[-1], reply.text)
         self.answered(question.bot_id)
-        return answer
+        return Answer(reply, asked.prompt)
 
-    async def _prepare(self, question: Question, *, stream: bool) -> tuple[GenerateRequest, BuiltPrompt]:
+    async def _prepare(self, question: Question, *, stream: bool) -> "_Asked":
         submitted = self.clock()
         self._check(question)
         bot = await self.store.get(question.bot_id)
+        standing = await self.limits.admit(question.caller, bot)
+        if standing is not None:
+            question.limited(standing)
+        if self.moderator is not None:
+            brought = [*question.turns] if question.knowledge is None else [question.knowledge, *question.turns]
+            await self.moderator.check_question(question.bot_id, "\n".join(brought))
         if question.knowledge is not None:
             bot = replace(bot, knowledge=question.knowledge)
         turns = list(question.turns)
@@ -105,7 +148,7 @@ class Chat:
             deadline=submitted + self.timeout,
             stream=stream,
         )
-        return request, prompt
+        return _Asked(bot, request, prompt, submitted + self.timeout)
 
     def _check(self, question: Question) -> None:
         *earlier, message = question.turns

@@ -15,6 +15,10 @@
     ├── ForeignOrigin        no key is asked for, but the request comes from elsewhere
     ├── KeyNotFound
     ├── KeysOff              keys are made only where they are asked for
+    ├── RateLimited          the key or the bot has had its share of this minute
+    ├── QueueFull            too many requests wait for the model
+    ├── BotQueueFull         too many of them are this bot's
+    ├── ContentRefused       the moderator refuses question or answer
     ├── ClientGone           nobody waits for the answer any more
     ├── ShuttingDown         the grace after SIGTERM is over
     ├── ModelError
@@ -33,7 +37,10 @@ or status, never by message text.
 # ruff: noqa: N818 - the names say what happened; all of them are errors
 
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from gateway.limits import Standing
 
 
 class GatewayError(Exception):
@@ -123,6 +130,26 @@ class KeysOff(GatewayError):
     """Keys are made only where they are asked for."""
 
 
+class RateLimited(GatewayError):
+    """The key or the bot has had its share of this minute."""
+
+    def __init__(self, detail: str, standing: "Standing") -> None:
+        super().__init__(detail)
+        self.standing: Final = standing
+
+
+class QueueFull(GatewayError):
+    """Too many requests wait for the model."""
+
+
+class BotQueueFull(GatewayError):
+    """Too many of the requests that wait for the model are this bot's."""
+
+
+class ContentRefused(GatewayError):
+    """The moderator refuses a question or an answer. The detail is for the client: do not quote the text in it."""
+
+
 class ClientGone(GatewayError):
     """The client closed its connection before the answer was ready."""
 
@@ -182,6 +209,10 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
     ForeignOrigin: 403,
     KeyNotFound: 404,
     KeysOff: 409,
+    RateLimited: 429,
+    QueueFull: 503,
+    BotQueueFull: 429,
+    ContentRefused: 422,
     ClientGone: 499,  # nginx's number for it; nobody reads the body, but the log line does show it
     ShuttingDown: 503,
     ModelRejected: 422,
@@ -199,8 +230,15 @@ RETRY_AFTER_SECONDS: Final[dict[type[GatewayError], int]] = {
     ModelDown: 3,
     StoreUnavailable: 1,
     ShuttingDown: 3,
+    QueueFull: 1,
+    BotQueueFull: 1,
 }
 """When a retry makes sense: a full queue empties in a second, a dead worker is back in about three."""
+
+
+def retry_after(error: GatewayError) -> int | None:
+    """Return after how many seconds a retry makes sense, None where it does not."""
+    return error.standing.reset_seconds if isinstance(error, RateLimited) else RETRY_AFTER_SECONDS.get(type(error))
 
 
 def status_of(error: GatewayError) -> int:

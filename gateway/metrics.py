@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.admission import Admission
 from gateway.errors import GatewayError
 from gateway.inference import Inference, ModelDescription
 from handler.contract.wire import GenerateReply, GenerateRequest
@@ -49,7 +50,15 @@ class Metrics:
         self._batch = Histogram("godel_batch_size", "Most requests that shared a step.", buckets=BATCHES, registry=own)
         self._tokens = Counter("godel_tokens", "Tokens, as the model counts them.", ["kind"], registry=own)
         self._answers = Counter("godel_answers", "Answers by bot.", ["bot"], registry=own)
+        self._refusals = Counter("godel_refusals", "Requests that got no answer, by cause.", ["cause"], registry=own)
+        self._in_flight = Gauge("godel_in_flight", "Requests at the model.", registry=own)
+        self._waiting = Gauge("godel_waiting", "Requests that wait for a place at the model.", registry=own)
         self._bots: set[str] = set()
+
+    def watch(self, admission: Admission) -> None:
+        """Show how many are let in and how many wait, whenever somebody looks."""
+        self._in_flight.set_function(lambda: admission.in_flight)
+        self._waiting.set_function(lambda: admission.waiting)
 
     def requested(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request; `route` is a template, never a path."""
@@ -77,6 +86,10 @@ class Metrics:
     def failed(self, error: GatewayError) -> None:
         """Count an answer that did not come."""
         self._failures.labels(type(error).__name__).inc()
+
+    def refused(self, error: GatewayError) -> None:
+        """Count a request that ends with a problem: bad input, no key, a limit, a full queue, a failure."""
+        self._refusals.labels(type(error).__name__).inc()
 
     def exposition(self) -> bytes:
         """Return all of it in Prometheus' text format, 0.0.4."""

@@ -12,7 +12,11 @@ PATHS: Final = ("/v1/chat/completions", "/v1/models")
 """The addresses that speak OpenAI's language, errors included."""
 
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_CODES: Final = {"bot-not-found": "model_not_found", "prompt-too-long": "context_length_exceeded"}
+_CODES: Final = {
+    "bot-not-found": "model_not_found",
+    "prompt-too-long": "context_length_exceeded",
+    "content-refused": "content_filter",
+}
 
 
 class ErrorDetail(BaseModel):

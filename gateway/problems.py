@@ -3,7 +3,7 @@
 import http.client
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from gateway import openai_errors
-from gateway.errors import RETRY_AFTER_SECONDS, GatewayError, Unauthenticated, status_of
+from gateway.errors import GatewayError, RateLimited, Unauthenticated, retry_after, status_of
+from gateway.limits import Standing
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:godel-serve:"
@@ -81,17 +82,32 @@ def respond(problem: Problem, path: str, headers: Mapping[str, str] | None = Non
 def error_response(error: Exception, request_id: str, path: str) -> Response:
     """Return the response for `error`, `Retry-After` included where a retry makes sense, for 401 the way to sign in."""
     headers = {}
-    if isinstance(error, GatewayError) and (retry := RETRY_AFTER_SECONDS.get(type(error))) is not None:
+    if isinstance(error, GatewayError) and (retry := retry_after(error)) is not None:
         headers["Retry-After"] = str(retry)
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="godel-serve"'
+    if isinstance(error, RateLimited):
+        headers |= rate_limit_headers(error.standing)
     return respond(problem_of(error, request_id), path, headers)
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer with problems wherever FastAPI or Starlette would answer in formats of their own."""
+def rate_limit_headers(standing: Standing) -> dict[str, str]:
+    """Return how a limit stands, by draft-ietf-httpapi-ratelimit-headers-06: size, rest, seconds until all is back."""
+    return {
+        "RateLimit-Limit": str(standing.limit),
+        "RateLimit-Remaining": str(standing.remaining),
+        "RateLimit-Reset": str(standing.reset_seconds),
+    }
+
+
+def install(app: FastAPI, refused: Callable[[GatewayError], None]) -> None:
+    """Make `app` answer with problems wherever FastAPI or Starlette would answer in formats of their own.
+
+    `refused` is told of each.
+    """
 
     async def ours(request: Request, error: GatewayError) -> Response:
+        refused(error)
         return error_response(error, request.state.request_id, request.url.path)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -124,6 +140,7 @@ _MEANINGS = {
     413: "The body is larger than any that is taken.",
     415: "The document is of a kind that cannot be read.",
     422: "A value breaks a rule; `problems` names each.",
+    429: "The key or the bot has had its share; `Retry-After` says when there is more.",
     502: "The model answered what nobody understands.",
     503: "The model, or the database, cannot answer just now; `Retry-After` says when to try again.",
     504: "The model did not answer in time.",

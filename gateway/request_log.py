@@ -13,6 +13,7 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import log
 from gateway.errors import ContentTooLarge, ShuttingDown
 from gateway.metrics import Metrics
 from gateway.problems import error_response
@@ -38,7 +39,9 @@ class RequestLog:
             return
         started, status = time.perf_counter(), 0
         request_id = _request_id(Headers(scope=scope).get(HEADER))
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        context = log.request_id.set(request_id)
 
         async def labelled(message: Message) -> None:
             nonlocal status
@@ -46,6 +49,8 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[HEADER] = request_id
+                for name, value in state.get("rate_limit_headers", {}).items():
+                    headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-store")  # the seed's GETs change and generate
             await send(message)
 
@@ -65,7 +70,15 @@ class RequestLog:
             route = getattr(scope.get("route"), "path_format", "(no route)")
             seconds = time.perf_counter() - started
             self._metrics.requested(method, route, status, seconds)
-            logger.info("%s %s %d %.1f ms request_id=%s", method, route, status, seconds * 1e3, request_id)
+            caller = state["caller"].key_id if "caller" in state else "nobody"
+            facts = {"method": method, "route": route, "status": status, "caller": caller}
+            milliseconds = round(seconds * 1e3, 1)
+            logger.info(
+                "%s %s %d %s ms caller=%s",
+                *(method, route, status, milliseconds, caller),
+                extra=facts | {"milliseconds": milliseconds},
+            )
+            log.request_id.reset(context)
 
 
 class BodyLimit:
@@ -104,7 +117,7 @@ def _request_id(given: str | None) -> str:
 
 def log_unexpected(error: BaseException, request_id: str) -> None:
     """Log a failure that is a mistake of ours."""
-    logger.error("request_id=%s failed unexpectedly: %s", request_id, _without_text(error))
+    logger.error("failed unexpectedly: %s", _without_text(error), extra={"request_id": request_id})
 
 
 def _without_text(error: BaseException) -> str:

@@ -26,7 +26,7 @@ def serve(settings: Settings) -> None:
     Raises Misconfigured when the port is taken or a setting cannot work, StoreUnavailable when the database is
     out of reach; nothing is left open then.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     with contextlib.closing(bind(settings.host, settings.port)) as listener:
         asyncio.run(_serve(settings, listener))
 

@@ -1,5 +1,6 @@
 """What the routes work with, made once by the composition root; and how a route asks for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -10,7 +11,9 @@ from gateway.chat import Chat
 from gateway.conversations import Conversations
 from gateway.inference import Inference
 from gateway.keys import Caller, Keys
+from gateway.limits import Standing
 from gateway.metrics import Metrics
+from gateway.problems import rate_limit_headers
 from gateway.store.port import Store
 
 
@@ -41,5 +44,16 @@ async def _caller(request: Request) -> Caller:
 
 
 ServicesOf = Annotated[Services, Depends(_services)]
+
+
+async def _limited(request: Request) -> Callable[[Standing], None]:
+    def limited(standing: Standing) -> None:
+        request.state.rate_limit_headers = rate_limit_headers(standing)
+
+    return limited
+
+
 CallerOf = Annotated[Caller, Depends(_caller)]
+Limited = Annotated[Callable[[Standing], None], Depends(_limited)]
+"""Tell it how the limits stand: the response will say so, whatever becomes of it."""
 RequestId = Annotated[str, Depends(_request_id)]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.bots import MAX_LIMIT
 from gateway.loopback import is_loopback
 
 
@@ -72,6 +73,27 @@ class Settings(BaseSettings):
     session_idle_hours: float = Field(default=720, gt=0, le=87_600)
     """Hours without a word after which a session is forgotten: 30 days."""
 
+    requests_per_minute: int | None = Field(default=None, ge=1, le=MAX_LIMIT)
+    """How many questions a key may ask, unless it has a limit of its own. Bots have theirs beside it."""
+
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=MAX_LIMIT)
+    """How many tokens, of prompts and answers together."""
+
+    redis_url: SecretStr | None = None
+    """A Redis (`redis://host:6379`) in which several gateways count together; without it each counts alone."""
+
+    max_in_flight: int = Field(default=32, ge=1, le=4096)
+    """Most requests at the model at a time: enough for four full batches of eight, less than TorchServe's queue."""
+
+    max_waiting: int = Field(default=256, ge=0, le=65_536)
+    """Most requests that wait for that, half of them for one bot; beyond it they are refused at once."""
+
+    moderator: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.]+$")
+    """What checks questions and answers, as `module:name`; `gateway.moderation:WordList` comes with the gateway."""
+
+    moderation_words: Path | None = None
+    """The words that WordList refuses, one a line."""
+
     @field_validator("host")
     @classmethod
     def _check_host(cls, value: str, info: ValidationInfo) -> str:
@@ -84,3 +106,6 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the gateway logs. Users' text is logged at no level."""
+
+    log_format: Literal["text", "json"] = "text"
+    """Lines for people, or objects for machines."""

@@ -23,6 +23,7 @@ from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateReques
 
 MAX_CONNECTIONS = 256
 CONNECT_SECONDS = 2.0
+RECONNECT_SECONDS = 0.25
 CANARY_SECONDS = 10.0
 MANAGEMENT_SECONDS = 2.0
 LATENESS_SECONDS = 2.0
@@ -86,10 +87,10 @@ class TorchServeInference:
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
         """Yield the parts of the answer to one prompt, last its reply. Raises a ModelError."""
         async with AsyncExitStack() as stack:
-            sending = self._client.stream("POST", self._predictions, content=request.encode(), headers=PREDICT)
             with _translated():
                 async with asyncio.timeout(self._patience(request)):
-                    response = await stack.enter_async_context(sending)
+                    response = await self._send(request.encode(), PREDICT, stream=True)
+                    stack.push_async_callback(response.aclose)
                     if not response.is_success:
                         await response.aread()
             if not response.is_success:
@@ -167,7 +168,19 @@ class TorchServeInference:
     async def _post(self, body: bytes, headers: Mapping[str, str], patience: float | None) -> httpx.Response:
         with _translated():
             async with asyncio.timeout(patience):
-                return await self._client.post(self._predictions, content=body, headers=headers)
+                return await self._send(body, headers)
+
+    async def _send(self, body: bytes, headers: Mapping[str, str], *, stream: bool = False) -> httpx.Response:
+        """Send a prediction; once more when no connection came about, for then nothing was asked yet.
+
+        Nothing else is repeated: what was sent may be in the model, or have been what killed it.
+        """
+        request = self._client.build_request("POST", self._predictions, content=body, headers=headers)
+        try:
+            return await self._client.send(request, stream=stream)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            await asyncio.sleep(RECONNECT_SECONDS)
+            return await self._client.send(request, stream=stream)
 
     async def _state(self) -> dict[str, Any]:
         """Return the management API's description of the default version. Raises ModelDown or ModelGarbled."""

@@ -151,7 +151,7 @@ def _greet(stack: Stack) -> None:
     shown = logs.relative_to(ROOT) if logs.is_relative_to(ROOT) else logs
     knowledge = quote("Cricket is a sport played between two teams of eleven players each.")
     question = quote("How many players are in each team?")
-    key = " -H \"X-API-Key: $GODEL_ADMIN_KEY\"" if stack.asks_for_keys else ""
+    key = ' -H "X-API-Key: $GODEL_ADMIN_KEY"' if stack.asks_for_keys else ""
     _say(
         f"\nready: {url}   (API: {url}/docs, logs: {shown})\n"
         "try it in another terminal:\n"

@@ -14,7 +14,7 @@ from gateway.disconnect import while_connected
 from gateway.event_stream import EventStream, event
 from gateway.problems import Problem, declared
 from gateway.routes.schemas import BotId, ChatInput, ChatOutput, ChatPart
-from gateway.services import RequestId, ServicesOf
+from gateway.services import CallerOf, Limited, RequestId, ServicesOf
 
 router = APIRouter(prefix="/v1/bots", tags=["chat"], route_class=GuardedRoute)
 
@@ -38,16 +38,24 @@ STREAMED: dict[int | str, dict[str, Any]] = {
     summary="Talk to a bot",
     description="Answers from the bot's knowledge. Without `session_id` it has no memory; `messages` may bring one.",
     response_model=ChatOutput,
-    responses=STREAMED | declared(400, 404, 413, 422, 502, 503, 504),
+    responses=STREAMED | declared(400, 404, 413, 422, 429, 502, 503, 504),
 )
 async def chat(
-    bot_id: BotId, said: ChatInput, request: Request, services: ServicesOf, request_id: RequestId
+    bot_id: BotId,
+    said: ChatInput,
+    request: Request,
+    services: ServicesOf,
+    caller: CallerOf,
+    limited: Limited,
+    request_id: RequestId,
 ) -> ChatOutput | Response:
     question = Question(
         bot_id=check_bot_id(bot_id),
         turns=said.turns,
         parameters=said.parameters,
         request_id=request_id,
+        caller=caller,
+        limited=limited,
         session_id=said.session_id,
     )
     if said.stream:

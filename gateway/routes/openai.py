@@ -26,7 +26,7 @@ from gateway.routes.openai_schemas import (
     Said,
     finish_name,
 )
-from gateway.services import CallerOf, RequestId, ServicesOf
+from gateway.services import CallerOf, Limited, RequestId, ServicesOf
 
 PAGE = 200
 
@@ -59,11 +59,16 @@ async def get_model(model: str, services: ServicesOf) -> ModelCard:
             "description": "The answer: whole, or with `stream` as chunks, the last of them `[DONE]`.",
             "content": {event_stream.MEDIA_TYPE: {"schema": {"type": "string"}}},
         },
-        **openai_errors.declared(400, 404, 413, 502, 503, 504),
+        **openai_errors.declared(400, 404, 413, 429, 502, 503, 504),
     },
 )
 async def complete(
-    asked: CompletionInput, request: Request, services: ServicesOf, caller: CallerOf, request_id: RequestId
+    asked: CompletionInput,
+    request: Request,
+    services: ServicesOf,
+    caller: CallerOf,
+    limited: Limited,
+    request_id: RequestId,
 ) -> Completion | Response:
     asked.check()
     caller.check("chat", bot_id=asked.model)
@@ -72,6 +77,8 @@ async def complete(
         turns=asked.turns,
         parameters=asked.parameters,
         request_id=request_id,
+        caller=caller,
+        limited=limited,
         knowledge=asked.knowledge,
     )
     created = int(services.chat.clock())

@@ -9,7 +9,7 @@ from gateway.chat import Question
 from gateway.disconnect import while_connected
 from gateway.problems import declared
 from gateway.routes.schemas import BotId, SeedOutput
-from gateway.services import RequestId, ServicesOf
+from gateway.services import CallerOf, Limited, RequestId, ServicesOf
 
 
 class _AnyText(Convertor[str]):
@@ -46,11 +46,19 @@ async def set_context(bot_id: BotId, message: str, services: ServicesOf) -> Seed
     "/{bot_id}/chat/{message:anytext}",
     summary="Talk to a bot by URL",
     description=f"Answers one message, with no memory of others. {_PERCENT}",
-    responses=declared(404, 422, 502, 503, 504),
+    responses=declared(404, 422, 429, 502, 503, 504),
 )
 async def chat(
-    bot_id: BotId, message: str, request: Request, services: ServicesOf, request_id: RequestId
+    bot_id: BotId,
+    message: str,
+    request: Request,
+    services: ServicesOf,
+    caller: CallerOf,
+    limited: Limited,
+    request_id: RequestId,
 ) -> SeedOutput:
-    question = Question(bot_id=check_bot_id(bot_id), turns=[message], request_id=request_id)
+    question = Question(
+        bot_id=check_bot_id(bot_id), turns=[message], request_id=request_id, caller=caller, limited=limited
+    )
     answer = await while_connected(request, services.chat.answer(question))
     return SeedOutput(response=answer.reply.text)

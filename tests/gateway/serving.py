@@ -49,7 +49,7 @@ class GatewayProcess:
         self._ended = False
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        self.url = self.wait_for(r"listening on (http://\S+)")
+        self.url = self.wait_for(r"listening on (http://[^\s\"]+)")
 
     @property
     def log(self) -> str:

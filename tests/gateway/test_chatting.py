@@ -7,12 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from limits.aio.storage import MemoryStorage
 
+from gateway.admission import Admission
 from gateway.bots import BotDraft
 from gateway.chat import Chat, Question
 from gateway.conversations import Conversations
 from gateway.errors import BotNotFound, InvalidInput, ModelTimeout, PromptTooLong
 from gateway.inference import EchoInference
+from gateway.keys import LOCAL
+from gateway.limits import RateLimits
 from gateway.prompting import CHARACTERS_PER_TOKEN, PromptBuilder
 from gateway.store.memory import MemoryStore, now
 from gateway.tokens import CountTokens
@@ -37,13 +41,16 @@ def chat_over(inference: Any, **options: Any) -> Chat:
         "timeout": 7.0,
         "max_message_characters": 1000,
         "max_knowledge_characters": 10_000,
+        "limits": RateLimits(MemoryStorage(), {}),
+        "admission": Admission(8, 8, clock=lambda: NOW),
         "clock": lambda: NOW,
     }
     return Chat(**parts | options)
 
 
 def question(*turns: str, **options: Any) -> Question:
-    return Question(**{"bot_id": "bot", "turns": turns, "request_id": "r-1"} | options)
+    fields: dict[str, Any] = {"bot_id": "bot", "turns": turns, "request_id": "r-1", "caller": LOCAL}
+    return Question(**fields | options)
 
 
 async def asked(chat: Chat, message: str = "How many?", **bot: Any) -> Any:

@@ -1,5 +1,6 @@
 """The gateway as a process: it starts, serves, drains, and fails in one line."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -104,9 +105,15 @@ def test_a_client_that_goes_away_frees_the_model(start: Start, served: FakeTorch
     gateway.wait_for(r"POST /v1/bots/\{bot_id\}/chat 499")
 
 
-def test_no_word_of_a_user_is_in_the_log_at_any_level(start: Start, served: FakeTorchServe) -> None:
-    gateway = start(GODEL_LOG_LEVEL="debug")
-    with httpx.Client(base_url=gateway.url) as client:
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_every_line_of_a_request_has_its_id_and_none_has_a_word_of_a_user_or_a_key(
+    start: Start, served: FakeTorchServe, style: str
+) -> None:
+    admin = "an admin key for tests"
+    gateway = start(GODEL_LOG_LEVEL="debug", GODEL_LOG_FORMAT=style, GODEL_ADMIN_KEY=admin)
+    with httpx.Client(base_url=gateway.url, headers={"X-API-Key": admin, "X-Request-ID": "r-77"}) as client:
+        token = client.post("/v1/keys", json={"scope": "edit", "name": SECRET}).json()["token"]
+        client.headers["X-API-Key"] = token
         client.get(f"/bot/context/{SECRET}").raise_for_status()
         client.get(f"/bot/chat/{SECRET}?{SECRET}").raise_for_status()
         client.put("/v1/bots/bot", json={"knowledge": SECRET}).raise_for_status()
@@ -115,13 +122,27 @@ def test_no_word_of_a_user_is_in_the_log_at_any_level(start: Start, served: Fake
         client.get(f"/{SECRET}/{SECRET}")
         served.status = 500
         client.get(f"/bot/chat/{SECRET}")
+        client.get("/v1/bots", headers={"X-API-Key": f"{token}{SECRET}"})
+        client.delete(f"/v1/keys/{token.split('_')[1]}", headers={"X-API-Key": admin})
         with socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port or 0)) as raw:
             raw.sendall(f"GET /bot/chat/{SECRET}\x01 HTTP/1.1\r\n{SECRET}\r\n\r\n".encode())
             assert b"400" in raw.recv(1000)
     gateway.terminate()
     gateway.wait()
-    assert gateway.log.count("request_id=") == 7
-    assert SECRET not in gateway.log
+    lines = gateway.log.splitlines()
+    if style == "json":
+        records = [json.loads(line) for line in lines]
+        requests = [record for record in records if record["logger"] == "gateway.request"]
+        assert all(record["request_id"] == "r-77" for record in requests)
+        assert {record["status"] for record in requests} == {200, 201, 204, 401, 404, 422, 400, 503}
+        assert {record["caller"] for record in requests} == {"admin", "nobody", token.split("_")[1]}
+        assert all(record["time"] and record["level"] for record in records)
+        made = [record["request_id"] for record in records if record["logger"] == "gateway.keys"]
+        assert made == ["r-77", "r-77"]
+    else:
+        assert sum(line.endswith(" request_id=r-77") for line in lines) == 12
+    for secret in (SECRET, admin, token.split("_")[2]):
+        assert secret not in gateway.log
 
 
 def test_a_dead_model_is_503_and_then_answers_again(start: Start, served: FakeTorchServe) -> None:

@@ -55,7 +55,7 @@ async def test_a_request_is_one_line_with_its_template_and_no_word_of_its_user(
     await client.request(SECRET.upper(), f"/{SECRET}")
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("gateway")]
     assert len(lines) == 6
-    assert re.fullmatch(r"GET /\{bot_id\}/chat/\{message\} 200 \d+\.\d ms request_id=r-1", lines[1])
+    assert re.fullmatch(r"GET /\{bot_id\}/chat/\{message\} 200 \d+\.\d ms caller=local", lines[1])
     ours = [record.getMessage() for record in caplog.records if not record.name.startswith("http")]
     assert SECRET not in "\n".join(ours).lower()
 
@@ -85,7 +85,7 @@ async def test_an_unforeseen_failure_is_a_500_without_detail_logged_with_its_sta
     assert response.json()["type"] == "urn:godel-serve:internal-error"
     assert SECRET not in response.text
     logged = "\n".join(record.getMessage() for record in caplog.records)
-    assert "r-9" in logged
+    assert [record.request_id for record in caplog.records if "unexpectedly" in record.msg] == ["r-9"]  # type: ignore[attr-defined]
     assert "RuntimeError" in logged
     assert "KeyError" in logged
     assert "in teach" in logged

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway import torchserve
 from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout
 from gateway.settings import Settings
 from gateway.torchserve import TorchServeInference
@@ -316,3 +317,49 @@ async def test_a_stream_without_news_ends_at_its_deadline(served: FakeTorchServe
             with pytest.raises(ModelTimeout):
                 await anext(stream)
     served.pause.set()
+
+
+class Unsteady(httpx.AsyncBaseTransport):
+    """A way to TorchServe that fails as told before it works."""
+
+    def __init__(self, served: FakeTorchServe, *failures: type[httpx.TransportError]) -> None:
+        self.failures = list(failures)
+        self._served = httpx.ASGITransport(served)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.failures:
+            raise self.failures.pop(0)("made up", request=request)
+        return await self._served.handle_async_request(request)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("failures", "answered"),
+    [
+        ([httpx.ConnectError], True),
+        ([httpx.ConnectTimeout], True),
+        ([httpx.ConnectError, httpx.ConnectError], False),
+        ([httpx.RemoteProtocolError], False),
+        ([httpx.ReadError], False),
+    ],
+)
+async def test_only_what_was_never_sent_is_sent_again_and_once(
+    monkeypatch: pytest.MonkeyPatch, stream: bool, failures: list[type[httpx.TransportError]], answered: bool
+) -> None:
+    monkeypatch.setattr(torchserve, "RECONNECT_SECONDS", 0.0)
+    way = Unsteady(FakeTorchServe(), *failures)
+    async with httpx.AsyncClient(transport=way) as client:
+        inference = TorchServeInference(client, inference_url="http://t", management_url="http://t", model_name="godel")
+        request = GenerateRequest(prompt="one two", request_id="r", stream=stream)
+
+        async def ask() -> str:
+            if not stream:
+                return (await inference.generate(request)).text
+            return "".join([part async for part in inference.stream(request) if isinstance(part, str)])
+
+        if answered:
+            assert await ask() == "one two"
+        else:
+            with pytest.raises(ModelDown):
+                await ask()
+        assert way.failures == []

@@ -1,0 +1,164 @@
+"""Who is let to the model and who waits: bounds, turns, deadlines, and nobody lost."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from gateway.admission import Admission
+from gateway.app import create_app
+from gateway.errors import BotQueueFull, ModelTimeout, QueueFull
+from gateway.inference import EchoInference
+from gateway.settings import Settings
+from gateway.store.memory import MemoryStore
+from tests.gateway.conftest import count_words
+
+pytestmark = pytest.mark.anyio
+
+FAR = time.time() + 1000
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0)
+
+
+async def shows(client: httpx.AsyncClient, line: str) -> None:
+    """Return when the metrics hold `line`."""
+    async with asyncio.timeout(5):
+        while line not in (await client.get("/metrics")).text:  # noqa: ASYNC110 - nor has this
+            await asyncio.sleep(0.005)
+
+
+class Crowd:
+    """Requests that hold a place until they are told to leave, in the order in which they got in."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.inside: list[str] = []
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self._leave: dict[str, asyncio.Event] = {}
+
+    async def come(self, name: str, deadline: float = FAR) -> None:
+        """Let a request come; its bot is the first letter of its name. Returns when it is in or waits."""
+        before = self.admission.waiting + self.admission.in_flight
+        self._leave[name] = asyncio.Event()
+        self.tasks[name] = asyncio.ensure_future(self._visit(name, deadline))
+        await until(lambda: self.tasks[name].done() or self.admission.waiting + self.admission.in_flight > before)
+
+    async def leave(self, name: str) -> None:
+        """Let it go and everybody who comes after it move up."""
+        self._leave[name].set()
+        await self.tasks[name]
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def _visit(self, name: str, deadline: float) -> None:
+        async with self.admission.place(name[0], deadline):
+            self.inside.append(name)
+            await self._leave[name].wait()
+
+
+async def test_no_more_than_allowed_are_in_and_bots_take_turns() -> None:
+    crowd = Crowd(Admission(2, 100))
+    for name in ("a1", "a2", "a3", "a4", "a5", "b1", "c1", "b2"):
+        await crowd.come(name)
+    assert (crowd.inside, crowd.admission.waiting) == (["a1", "a2"], 6)
+    for place in range(8):
+        await crowd.leave(crowd.inside[place])
+    assert crowd.inside == ["a1", "a2", "a3", "b1", "c1", "a4", "b2", "a5"]
+    assert (crowd.admission.in_flight, crowd.admission.waiting) == (0, 0)
+
+
+async def test_beyond_the_queue_requests_are_refused_at_once_and_one_bot_fills_but_half() -> None:
+    crowd = Crowd(Admission(1, 4))
+    for name in ("a0", "a1", "a2", "a3", "b1", "b2", "c1"):
+        await crowd.come(name)
+    with pytest.raises(BotQueueFull, match="bot a "):
+        await crowd.tasks["a3"]
+    with pytest.raises(QueueFull):
+        await crowd.tasks["c1"]
+    for name in ("a0", "a1", "b1", "a2", "b2"):
+        await crowd.leave(name)
+    await crowd.come("c2")
+    assert crowd.inside[-1] == "c2"
+
+
+async def test_without_a_queue_nobody_waits() -> None:
+    crowd = Crowd(Admission(1, 0))
+    await crowd.come("a1")
+    await crowd.come("b1")
+    with pytest.raises(QueueFull):
+        await crowd.tasks["b1"]
+
+
+async def test_waiting_ends_at_the_deadline() -> None:
+    crowd = Crowd(Admission(1, 9))
+    await crowd.come("a1")
+    await crowd.come("b1", deadline=time.time() + 0.01)
+    with pytest.raises(ModelTimeout):
+        await crowd.tasks["b1"]
+    assert crowd.admission.waiting == 0
+
+
+async def test_who_stops_waiting_leaves_the_queue_and_keeps_no_place() -> None:
+    crowd = Crowd(Admission(1, 9))
+    for name in ("a1", "b1", "c1"):
+        await crowd.come(name)
+    crowd.tasks["b1"].cancel()
+    await until(crowd.tasks["b1"].done)
+    assert crowd.admission.waiting == 1
+    await crowd.leave("a1")
+    assert crowd.inside == ["a1", "c1"]
+
+
+async def test_a_place_that_comes_to_one_who_just_left_goes_to_the_next() -> None:
+    crowd = Crowd(Admission(1, 9))
+    for name in ("a1", "b1", "c1"):
+        await crowd.come(name)
+    crowd._leave["a1"].set()
+    await crowd.tasks["a1"]  # its place is b1's now, who has not woken up yet
+    crowd.tasks["b1"].cancel()
+    await until(lambda: "c1" in crowd.inside)
+    await crowd.leave("c1")
+    assert (crowd.admission.in_flight, crowd.admission.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_over_http_what_is_too_much_is_refused_and_the_rest_answered(settings: Settings, stream: bool) -> None:
+    model = EchoInference(gate=asyncio.Event())
+    app = create_app(
+        settings.model_copy(update={"max_in_flight": 1, "max_waiting": 2}),
+        store=MemoryStore(),
+        inference=model,
+        count_tokens=count_words,
+    )
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
+    ):
+        for bot in ("a", "b"):
+            await client.put(f"/v1/bots/{bot}", json={"knowledge": bot})
+
+        async def ask(bot: str) -> httpx.Response:
+            return await client.post(f"/v1/bots/{bot}/chat", json={"message": "x", "stream": stream})
+
+        first = asyncio.ensure_future(ask("a"))
+        await model.asked.wait()
+        waiting = [asyncio.ensure_future(ask("a"))]
+        await shows(client, "godel_waiting 1.0")
+        refused = await ask("a")
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:godel-serve:bot-queue-full")
+        waiting.append(asyncio.ensure_future(ask("b")))
+        await shows(client, "godel_waiting 2.0")
+        full = await ask("b")
+        assert (full.status_code, full.json()["type"]) == (503, "urn:godel-serve:queue-full")
+        assert full.headers["retry-after"] == "1"
+        model.gate.set()  # type: ignore[union-attr]
+        answers = await asyncio.gather(first, *waiting)
+        assert [answer.status_code for answer in answers] == [200] * 3
+        for line in ("godel_in_flight 0.0", "godel_waiting 0.0", 'godel_refusals_total{cause="QueueFull"} 1.0'):
+            await shows(client, line)
