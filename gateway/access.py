@@ -28,6 +28,8 @@ class Need:
 
 
 NEEDS: Final[dict[str, Need | None]] = {
+    "GET /": None,
+    "GET /static/{name}": None,
     "GET /healthz": None,
     "GET /livez": None,
     "GET /readyz": None,

@@ -23,7 +23,7 @@ from gateway.metrics import MeasuredInference, Metrics
 from gateway.moderation import load_moderator
 from gateway.prompting import PromptBuilder
 from gateway.request_log import BodyLimit, RequestLog
-from gateway.routes import bots, chat, keys, knowledge, model, openai, seed, sessions
+from gateway.routes import bots, chat, keys, knowledge, model, openai, page, seed, sessions
 from gateway.routes import metrics as metrics_route
 from gateway.services import Services
 from gateway.settings import Settings
@@ -51,6 +51,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     openai.router,
     keys.router,
+    page.router,
     seed.router,
 )
 """In the order in which they are asked; the short addresses, which match almost anything, come last."""

@@ -153,8 +153,8 @@ def _greet(stack: Stack) -> None:
     question = quote("How many players are in each team?")
     key = ' -H "X-API-Key: $GODEL_ADMIN_KEY"' if stack.asks_for_keys else ""
     _say(
-        f"\nready: {url}   (API: {url}/docs, logs: {shown})\n"
-        "try it in another terminal:\n"
+        f"\nready: {url}   (open it in a browser; API: {url}/docs, logs: {shown})\n"
+        "or try it in another terminal:\n"
         f"  curl -s -w '\\n'{key} {url}/cricket/context/{knowledge} {url}/cricket/chat/{question}\n"
     )
 

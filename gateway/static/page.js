@@ -1,0 +1,442 @@
+// The page: what is chosen, what is said, and what a person sees of it.
+
+import * as api from "./api.js";
+import { show } from "./sources.js";
+
+const $ = (id) => document.getElementById(id);
+
+/** What this browser remembers: `{theme, bots: {id: {conversations: [{id, title}], parameters}}}`. */
+const memory = {
+  load: () => JSON.parse(localStorage.getItem("godel") ?? "{}"),
+  change(change) {
+    const all = this.load();
+    change(all);
+    localStorage.setItem("godel", JSON.stringify(all));
+  },
+  ofBot: (id) => memory.load().bots?.[id] ?? {},
+  changeBot(id, change) {
+    this.change((all) => {
+      all.bots ??= {};
+      all.bots[id] ??= {};
+      change(all.bots[id]);
+    });
+  },
+};
+
+const state = { bot: null, knowledge: null, session: null, answering: null, schema: null };
+
+function complain(error) {
+  if (error.name === "AbortError") return;
+  if (error.status === 401) {
+    $("key-dialog").showModal();
+    if (!api.key.get()) return;
+  }
+  $("problem").querySelector("p").textContent = error.message;
+  $("problem").hidden = false;
+}
+
+/** Run `work`; show what goes wrong to the person. */
+async function attempt(work) {
+  $("problem").hidden = true;
+  try {
+    return await work();
+  } catch (error) {
+    complain(error);
+    return undefined;
+  }
+}
+
+// Bots
+
+async function loadBots(chosen) {
+  const bots = await api.listBots();
+  $("bot").replaceChildren(...bots.map((bot) => new Option(bot.name || bot.bot_id, bot.bot_id)));
+  const ids = bots.map((bot) => bot.bot_id);
+  const wanted = [chosen, memory.load().last, ids[0]].find((id) => ids.includes(id));
+  if (wanted === undefined) {
+    selectNothing();
+    return;
+  }
+  $("bot").value = wanted;
+  await chooseBot(wanted);
+}
+
+function selectNothing() {
+  state.bot = state.session = state.knowledge = null;
+  $("title").textContent = "godel-serve";
+  for (const id of ["message", "send", "new-conversation", "show-knowledge", "show-settings"]) $(id).disabled = true;
+  $("conversations").replaceChildren();
+  hint("There is no bot yet. Make one, tell it something, and ask it.");
+  toggleKnowledge(false);
+}
+
+async function chooseBot(id) {
+  state.answering?.abort();
+  state.bot = id;
+  state.knowledge = null;
+  memory.change((all) => { all.last = id; });
+  $("title").textContent = $("bot").selectedOptions[0]?.textContent ?? id;
+  for (const name of ["message", "send", "new-conversation", "show-knowledge", "show-settings"]) $(name).disabled = false;
+  newConversation();
+  if (!$("knowledge").hidden) await showKnowledge(null);
+}
+
+// Conversations
+
+function hint(text) {
+  const item = document.createElement("div");
+  item.className = "hint";
+  item.textContent = text;
+  $("turns").replaceChildren(item);
+}
+
+function newConversation() {
+  state.answering?.abort();
+  state.session = null;
+  hint("Ask something. The bot answers from its knowledge and remembers this conversation.");
+  listConversations();
+}
+
+function listConversations() {
+  const items = (memory.ofBot(state.bot).conversations ?? []).map(({ id, title }) => {
+    const item = document.createElement("li");
+    const open = document.createElement("button");
+    const label = document.createElement("span");
+    label.textContent = title;
+    open.append(label);
+    open.type = "button";
+    open.setAttribute("aria-current", String(id === state.session));
+    open.addEventListener("click", () => attempt(() => openConversation(id)));
+    const forget = document.createElement("button");
+    forget.type = "button";
+    forget.textContent = "×";
+    forget.setAttribute("aria-label", `Forget “${title}”`);
+    forget.addEventListener("click", () => attempt(() => forgetConversation(id)));
+    item.append(open, forget);
+    return item;
+  });
+  $("conversations").replaceChildren(...items);
+}
+
+function dropConversation(id) {
+  memory.changeBot(state.bot, (bot) => {
+    bot.conversations = (bot.conversations ?? []).filter((one) => one.id !== id);
+  });
+  if (state.session === id) newConversation();
+  else listConversations();
+}
+
+async function openConversation(id) {
+  state.answering?.abort();
+  showSide(false);
+  try {
+    const turns = await api.readTurns(state.bot, id);
+    state.session = id;
+    $("turns").replaceChildren();
+    for (const turn of turns) {
+      addTurn("you", turn.message);
+      addTurn("bot", turn.response);
+    }
+    listConversations();
+  } catch (error) {
+    if (error.status === 404) dropConversation(id);
+    throw error;
+  }
+}
+
+async function forgetConversation(id) {
+  try {
+    await api.forgetSession(state.bot, id);
+  } catch (error) {
+    if (error.status !== 404) throw error; // over already
+  }
+  dropConversation(id);
+}
+
+function addTurn(who, text) {
+  const item = document.createElement("div");
+  item.className = who;
+  const speaker = document.createElement("span");
+  speaker.className = "unseen";
+  speaker.textContent = who === "you" ? "You: " : "Bot: ";
+  const words = document.createElement("p");
+  words.textContent = text;
+  item.append(speaker, words);
+  $("turns").querySelector(".hint")?.remove();
+  $("turns").append(item);
+  item.scrollIntoView({ block: "end" });
+  return item;
+}
+
+// Asking
+
+async function ask(message) {
+  const bot = state.bot;
+  const stopping = new AbortController();
+  state.answering = stopping;
+  busy(true);
+  addTurn("you", message);
+  const item = addTurn("bot", "");
+  item.setAttribute("aria-busy", "true");
+  const words = item.querySelector("p");
+  try {
+    if (state.session === null) {
+      const { session_id: id } = await api.beginSession(bot);
+      state.session = id;
+      memory.changeBot(bot, (own) => {
+        own.conversations = [{ id, title: message.slice(0, 80) }, ...(own.conversations ?? [])].slice(0, 100);
+      });
+      listConversations();
+    }
+    const answer = await api.chat(
+      bot,
+      { message, session_id: state.session, parameters: memory.ofBot(bot).parameters ?? {} },
+      {
+        signal: stopping.signal,
+        onPart(text) {
+          words.textContent += text;
+          item.scrollIntoView({ block: "end" });
+        },
+      },
+    );
+    words.textContent = answer.response;
+    addFooter(item, answer);
+  } catch (error) {
+    if (error.name === "AbortError") words.textContent += " (stopped; not remembered)";
+    else if (!words.textContent) item.remove();
+    if (error.status === 404 && state.session !== null) dropConversation(state.session);
+    if (error.name !== "AbortError" && !$("message").value) $("message").value = message;
+    throw error;
+  } finally {
+    item.removeAttribute("aria-busy");
+    if (state.answering === stopping) {
+      state.answering = null;
+      busy(false);
+    }
+  }
+}
+
+function busy(is) {
+  $("send").hidden = is;
+  $("stop").hidden = !is;
+}
+
+function addFooter(item, answer) {
+  const footer = document.createElement("footer");
+  if (answer.passages.length) {
+    const sources = document.createElement("button");
+    sources.type = "button";
+    sources.textContent = "Show where it comes from";
+    sources.addEventListener("click", () =>
+      attempt(async () => {
+        await showKnowledge(answer);
+        item.scrollIntoView({ block: "nearest" }); // the column is narrower now
+      }),
+    );
+    footer.append(sources);
+  }
+  const note = document.createElement("span");
+  note.className = "note";
+  const seconds = ((answer.timing.queue_ms + answer.timing.compute_ms) / 1000).toFixed(2);
+  note.textContent = `${seconds} s, ${answer.usage.completion_tokens} tokens`;
+  if (answer.finish_reason !== "stop") note.textContent += ", cut short";
+  if (answer.left_out.message_characters) note.textContent += "; your message was too long, its start was left out";
+  footer.append(note);
+  item.append(footer);
+  item.scrollIntoView({ block: "end" });
+}
+
+// Knowledge
+
+function toggleKnowledge(shown) {
+  $("knowledge").hidden = !shown;
+  $("show-knowledge").setAttribute("aria-expanded", String(shown));
+  if (!shown) edit(false);
+}
+
+async function showKnowledge(answer) {
+  toggleKnowledge(true);
+  edit(false);
+  if (state.knowledge === null) {
+    $("passages").replaceChildren();
+    $("measure").textContent = "Reading …";
+    const bot = state.bot;
+    try {
+      const [{ knowledge }, size] = await Promise.all([api.readBot(bot), api.measure(bot)]);
+      if (bot !== state.bot) return;
+      state.knowledge = knowledge;
+      $("measure").textContent = knowledge
+        ? `${size.characters} characters, ${size.tokens} tokens, ${size.passages} passages`
+        : "Nothing yet: edit it, or upload a document (text, Markdown, HTML, PDF).";
+    } catch (error) {
+      $("measure").textContent = error.status === 403 ? "Your key may not read it." : "";
+      throw error;
+    }
+  }
+  show($("passages"), state.knowledge, answer)?.scrollIntoView({ block: "center" });
+}
+
+function edit(is) {
+  $("editor").hidden = !is;
+  $("passages").hidden = is;
+  if (is) {
+    $("text").value = state.knowledge ?? "";
+    $("text").focus();
+  }
+}
+
+async function learn(work) {
+  $("measure").textContent = "Saving …";
+  try {
+    await work();
+  } finally {
+    state.knowledge = null;
+    await showKnowledge(null);
+  }
+}
+
+// Settings
+
+async function showSettings() {
+  state.schema ??= await api.parameterSchema();
+  const chosen = memory.ofBot(state.bot).parameters ?? {};
+  const fields = Object.entries(state.schema).map(([name, shape]) => {
+    const label = document.createElement("label");
+    label.textContent = name.replaceAll("_", " ");
+    label.title = shape.description;
+    const kind = Array.isArray(shape.type) ? shape.type[0] : shape.type;
+    let field;
+    if (kind === "boolean") {
+      field = document.createElement("select");
+      field.append(new Option("", ""), new Option("yes", "true"), new Option("no", "false"));
+    } else {
+      field = document.createElement("input");
+      field.type = "number";
+      field.min = shape.minimum;
+      field.max = shape.maximum;
+      field.step = kind === "integer" ? 1 : "any";
+      field.placeholder = shape.default ?? "";
+    }
+    field.name = name;
+    field.value = chosen[name] === undefined ? "" : String(chosen[name]);
+    label.append(field);
+    return label;
+  });
+  $("parameters").replaceChildren(...fields);
+  $("theme").value = memory.load().theme ?? "light dark";
+  $("settings-dialog").showModal();
+}
+
+function saveSettings() {
+  const parameters = {};
+  for (const field of $("parameters").querySelectorAll("input, select")) {
+    if (field.value !== "") parameters[field.name] = JSON.parse(field.value);
+  }
+  memory.changeBot(state.bot, (bot) => { bot.parameters = parameters; });
+  memory.change((all) => { all.theme = $("theme").value; });
+  applyTheme();
+}
+
+function applyTheme() {
+  document.documentElement.style.colorScheme = memory.load().theme ?? "light dark";
+}
+
+function showSide(shown) {
+  $("side").classList.toggle("shown", shown);
+  $("show-side").setAttribute("aria-expanded", String(shown));
+}
+
+// What a person does
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const message = $("message").value.trim();
+  if (!message || state.answering || !state.bot) return;
+  $("message").value = "";
+  attempt(() => ask(message));
+});
+$("message").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("ask").requestSubmit();
+  }
+});
+$("stop").addEventListener("click", () => state.answering?.abort());
+$("bot").addEventListener("change", () => attempt(() => chooseBot($("bot").value)));
+$("new-conversation").addEventListener("click", () => {
+  newConversation();
+  showSide(false);
+  $("message").focus();
+});
+$("new-bot").addEventListener("click", () => $("bot-dialog").showModal());
+$("bot-dialog").querySelector("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  attempt(async () => {
+    const id = $("bot-name").value.trim();
+    try {
+      await api.createBot({
+        bot_id: id,
+        knowledge: $("bot-knowledge").value,
+        instruction: $("bot-instruction").value || null,
+        parameters: { do_sample: !$("bot-steady").checked },
+      });
+    } finally {
+      $("bot-dialog").close();
+    }
+    event.target.reset();
+    await loadBots(id);
+    showSide(false);
+    $("message").focus();
+  });
+});
+$("show-side").addEventListener("click", () => showSide(!$("side").classList.contains("shown")));
+$("show-knowledge").addEventListener("click", () => {
+  if ($("knowledge").hidden) attempt(() => showKnowledge(null));
+  else toggleKnowledge(false);
+});
+$("hide-knowledge").addEventListener("click", () => {
+  toggleKnowledge(false);
+  $("show-knowledge").focus();
+});
+$("edit-knowledge").addEventListener("click", () => edit(true));
+$("cancel-edit").addEventListener("click", () => edit(false));
+$("editor").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("text").value;
+  attempt(() => learn(() => api.saveKnowledge(state.bot, text)));
+});
+$("document").addEventListener("change", () => {
+  const [file] = $("document").files;
+  $("document").value = "";
+  if (file) attempt(() => learn(() => api.uploadKnowledge(state.bot, file)));
+});
+$("show-settings").addEventListener("click", () => attempt(showSettings));
+$("settings-dialog").querySelector("form").addEventListener("submit", saveSettings);
+$("delete-bot").addEventListener("click", () => {
+  if (!confirm(`Delete the bot ${state.bot} with its knowledge and all its conversations?`)) return;
+  $("settings-dialog").close();
+  attempt(async () => {
+    const id = state.bot;
+    await api.deleteBot(id);
+    memory.change((all) => { delete all.bots?.[id]; });
+    await loadBots();
+  });
+});
+for (const button of document.querySelectorAll("dialog .close")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
+}
+$("problem").querySelector("button").addEventListener("click", () => { $("problem").hidden = true; });
+$("key-dialog").querySelector("form").addEventListener("submit", () => {
+  api.key.set($("key").value.trim());
+  $("key").value = "";
+  attempt(() => loadBots(state.bot));
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+    showSide(false);
+    toggleKnowledge(false);
+  }
+});
+
+applyTheme();
+attempt(() => loadBots());
