@@ -79,6 +79,7 @@ $(VENV)/.created:
 $(VENV)/.serving: requirements/gateway.txt requirements/handler.txt | $(VENV)/.created
 	@echo "installing what serving needs (once; a few minutes) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check $(foreach lock,$^,-r $(lock))
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 $(VENV)/.training: requirements/training.txt | $(VENV)/.serving
@@ -89,4 +90,5 @@ $(VENV)/.training: requirements/training.txt | $(VENV)/.serving
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.created
 	@echo "installing what tests and training need (once; a few minutes) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r $<
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@ $(VENV)/.serving $(VENV)/.training
