@@ -66,8 +66,7 @@ class Conversations:
 
     async def turns(self, bot_id: str, session_id: str) -> list[str]:
         """Return what was said last, by turns. Raises SessionNotFound or StoreUnavailable."""
-        await self.store.get_session(bot_id, session_id, since=self.since)
-        recent = await self.store.recent_exchanges(session_id, limit=RECENT_EXCHANGES)
+        recent = await self.store.recent_exchanges(bot_id, session_id, limit=RECENT_EXCHANGES, since=self.since)
         return [turn for exchange in recent for turn in (exchange.message, exchange.response)]
 
     async def remember(self, bot_id: str, session_id: str, message: str, response: str) -> None:

@@ -4,6 +4,7 @@ When not everything fits, the newest turn comes first; earlier turns get up to a
 of them first; the rest is for the passages of the knowledge that match best, in the order of the text.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -13,13 +14,20 @@ from gateway.errors import PromptTooLong
 from gateway.passages import Span
 from gateway.retrieval import Found, PassageIndexes
 from gateway.tokens import CountTokens
-from handler.contract.prompt import DEFAULT_INSTRUCTION, FittedPrompt, fit, neutralise
+from handler.contract.prompt import DEFAULT_INSTRUCTION, FittedPrompt, fit, neutralise, render
 
 CHARACTERS_PER_TOKEN: Final = 32
 """More than any vocabulary's entry holds: what lies beyond budget x this cannot fit, so nobody counts it."""
 
 EARLIER_TURNS_SHARE: Final = 1 / 4
 """Of the budget, when knowledge has to be left out too."""
+
+COSTS_KEPT: Final = 2048
+"""Turns and passages come back with each message of a session; their tokens are counted once."""
+
+SEAM_TOKENS: Final = 16
+"""By how much the tokens of a whole may differ from the sum of its parts'. Sums only rule out what cannot fit; what is
+sent is counted whole."""
 
 MISSES: Final = 3
 """How many passages in a row may prove too long before the search for a shorter one ends."""
@@ -39,13 +47,20 @@ class PromptBuilder:
     count_tokens: CountTokens
     budget: int
     indexes: PassageIndexes = field(default_factory=PassageIndexes)
+    _cost: CountTokens = field(init=False, repr=False, compare=False)
+    """The tokens of a piece, without the end token."""
+
+    def __post_init__(self) -> None:
+        """Wrap the counter."""
+        cached = functools.lru_cache(COSTS_KEPT)(lambda text: self.count_tokens(text) - 1)
+        object.__setattr__(self, "_cost", cached)
 
     def build(self, bot: Bot, turns: Sequence[str]) -> BuiltPrompt:
         """Return the prompt for the last of `turns`, with what was left out of it. Raises PromptTooLong."""
         reach = self.budget * CHARACTERS_PER_TOKEN
         near = [neutralise(turn[-reach:])[-reach:] for turn in turns]
         far = max(0, len(turns[-1]) - reach)
-        if len(bot.knowledge) <= reach:
+        if len(bot.knowledge) <= reach and self._may_fit(near, bot.knowledge):
             whole = self._fit(near, neutralise(bot.knowledge), bot.instruction)
             if not (whole.turns_dropped or whole.knowledge_characters_dropped or whole.message_characters_dropped):
                 known = [Found(Span(0, len(bot.knowledge)), None)] if bot.knowledge.strip() else []
@@ -56,10 +71,10 @@ class PromptBuilder:
         bot = replace(bot, instruction=bot.instruction or DEFAULT_INSTRUCTION)
         kept = near[-1 - self._earlier(near) :]
         chosen = self._choose(bot, kept)
-        knowledge = " ".join(neutralise(_text(bot, found)) for found in chosen)
-        prompt = self._fit(kept, knowledge, bot.instruction)
-        if prompt.knowledge_characters_dropped:  # only by the rounding of a tokenizer at a seam
-            raise AssertionError("what was chosen fits")
+        prompt = self._fit(kept, _joined(bot, chosen), bot.instruction)
+        while prompt.knowledge_characters_dropped and chosen:  # the seams cost more than their parts
+            chosen.remove(min(chosen, key=lambda found: found.score or 0.0))
+            prompt = self._fit(kept, _joined(bot, chosen), bot.instruction)
         dropped = len(bot.knowledge) - sum(found.span.end - found.span.start for found in chosen)
         left_out = replace(
             prompt,
@@ -79,21 +94,30 @@ class PromptBuilder:
         room = self.budget * EARLIER_TURNS_SHARE
         kept = 0
         for turn in reversed(turns[:-1]):
-            room -= self.count_tokens(turn)
+            room -= self._cost(turn) + 1  # what stands between two turns
             if room < 0:
                 break
             kept += 1
         return kept
 
+    def _may_fit(self, turns: Sequence[str], knowledge: str) -> bool:
+        """Return False when all of it together is too long for certain."""
+        tokens = sum(map(self._cost, turns)) + self._cost(neutralise(knowledge))
+        return tokens <= self.budget + SEAM_TOKENS
+
     def _choose(self, bot: Bot, turns: Sequence[str]) -> list[Found]:
         """Return the best passages that fit beside `turns`, in the order of the text."""
         chosen: list[Found] = []
-        misses = 0
+        misses = tokens = 0
         for found in self.indexes.of(bot.knowledge).search(turns, limit=self.budget):
             if misses == MISSES:
                 break
-            if self._fits(bot, turns, [*chosen, found]):
+            if not chosen:
+                tokens = self._tokens(bot, turns, found)
+            more = self._cost(neutralise(_text(bot, found))) if chosen else 0
+            if tokens + more <= self.budget:
                 chosen.append(found)
+                tokens += more
                 misses = 0
             elif chosen:
                 misses += 1
@@ -102,10 +126,8 @@ class PromptBuilder:
                 return [part] if part else []
         return _in_order(chosen)
 
-    def _fits(self, bot: Bot, turns: Sequence[str], chosen: Sequence[Found]) -> bool:
-        knowledge = " ".join(neutralise(_text(bot, found)) for found in _in_order(chosen))
-        prompt = self._fit(turns, knowledge, bot.instruction)
-        return not (prompt.turns_dropped or prompt.knowledge_characters_dropped or prompt.message_characters_dropped)
+    def _tokens(self, bot: Bot, turns: Sequence[str], found: Found) -> int:
+        return self.count_tokens(render(turns, _text(bot, found), bot.instruction))
 
     def _beginning(self, bot: Bot, turns: Sequence[str], found: Found) -> Found | None:
         """Return the longest beginning of a passage, by words, that fits; None when not even one does."""
@@ -115,12 +137,17 @@ class PromptBuilder:
         while low < high:
             middle = (low + high) // 2
             part = Found(Span(found.span.start, found.span.start + ends[middle]), found.score)
-            low, high = (middle + 1, high) if self._fits(bot, turns, [part]) else (low, middle)
+            fits = self._tokens(bot, turns, part) <= self.budget
+            low, high = (middle + 1, high) if fits else (low, middle)
         return Found(Span(found.span.start, found.span.start + ends[low - 1]), found.score) if low else None
 
 
 def _text(bot: Bot, found: Found) -> str:
     return bot.knowledge[found.span.start : found.span.end]
+
+
+def _joined(bot: Bot, chosen: Sequence[Found]) -> str:
+    return " ".join(neutralise(_text(bot, found)) for found in chosen)
 
 
 def _in_order(chosen: Sequence[Found]) -> list[Found]:

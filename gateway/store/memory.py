@@ -129,8 +129,11 @@ class MemoryStore:
         """Return up to `limit` exchanges with numbers above `after`, in order."""
         return self._exchanges.get(session_id, [])[after : after + limit]
 
-    async def recent_exchanges(self, session_id: str, *, limit: int) -> Sequence[Exchange]:
-        """Return the last `limit` exchanges, in order."""
+    async def recent_exchanges(
+        self, bot_id: str, session_id: str, *, limit: int, since: datetime
+    ) -> Sequence[Exchange]:
+        """Return the last `limit` exchanges of a session, in order. Raises SessionNotFound as `get_session`."""
+        await self.get_session(bot_id, session_id, since=since)
         return self._exchanges.get(session_id, [])[-limit:]
 
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:

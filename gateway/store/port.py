@@ -98,8 +98,10 @@ class SessionStore(Protocol):
         """Return up to `limit` exchanges with numbers above `after`, in order."""
         ...
 
-    async def recent_exchanges(self, session_id: str, *, limit: int) -> Sequence[Exchange]:
-        """Return the last `limit` exchanges, in order."""
+    async def recent_exchanges(
+        self, bot_id: str, session_id: str, *, limit: int, since: datetime
+    ) -> Sequence[Exchange]:
+        """Return the last `limit` exchanges of a session, in order. Raises SessionNotFound as `get_session`."""
         ...
 
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:

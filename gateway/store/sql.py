@@ -46,12 +46,12 @@ class SqlBots(SqlDatabase):
 
     async def put(self, draft: BotDraft) -> Bot:
         """Create the bot, or replace all of it but its creation time."""
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             return await self._write(connection, draft, _EVERYTHING)
 
     async def create(self, draft: BotDraft) -> Bot:
         """Create the bot. Raises BotExists when there is one of that name."""
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             statement = self._insert(bots).values(self._new(draft)).on_conflict_do_nothing().returning(bots)
             row = (await connection.execute(statement)).mappings().one_or_none()
         if row is None:
@@ -62,7 +62,7 @@ class SqlBots(SqlDatabase):
         """Replace all of a bot but its creation time. Raises BotChanged when it is no longer as `seen`."""
         values = {name: value for name, value in self._new(draft).items() if name in _EVERYTHING}
         statement = update(bots).where(*_unchanged(seen)).values(values | {"revision": seen.revision + 1})
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             row = (await connection.execute(statement.returning(bots))).mappings().one_or_none()
         if row is None:
             raise BotChanged(seen.bot_id)
@@ -70,20 +70,20 @@ class SqlBots(SqlDatabase):
 
     async def teach(self, draft: BotDraft) -> Bot:
         """Create the bot, or replace its knowledge alone."""
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             return await self._write(connection, draft, _KNOWLEDGE_ALONE)
 
     async def delete(self, bot_id: str, *, seen: Bot | None = None) -> None:
         """Remove a bot with its sessions. Raises BotNotFound; BotChanged when it is not as `seen`."""
         condition = _unchanged(seen) if seen else [bots.c.bot_id == bot_id]
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             result = await connection.execute(delete(bots).where(*condition))
         if result.rowcount == 0:
             raise BotChanged(bot_id) if seen else BotNotFound(bot_id)
 
     async def teach_all(self, drafts: Sequence[BotDraft], *, replace: bool) -> Sequence[Bot]:
         """Teach all of them or none. Raises BotExists when some exist and `replace` is false."""
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             written = [await self._write(connection, draft, _KNOWLEDGE_ALONE) for draft in drafts]
             existing = sorted(bot.bot_id for bot in written if bot.revision > 1)
             if existing and not replace:

@@ -18,7 +18,7 @@ class SqlKeys(SqlDatabase):
 
     async def add_key(self, key: Key) -> None:
         """Keep a new key."""
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             await connection.execute(insert(keys).values(_row(key)))
 
     async def get_key(self, key_id: str) -> Key:
@@ -40,21 +40,21 @@ class SqlKeys(SqlDatabase):
     async def rotate_key(self, old_id: str, new: Key, *, until: datetime) -> None:
         """Keep `new`, and let the old key expire at `until`: both or neither. Raises KeyNotFound."""
         statement = update(keys).where(keys.c.key_id == old_id).values(expires_at=until)
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             if (await connection.execute(statement)).rowcount == 0:
                 raise KeyNotFound(old_id)
             await connection.execute(insert(keys).values(_row(new)))
 
     async def delete_key(self, key_id: str) -> None:
         """Remove a key. Raises KeyNotFound."""
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             result = await connection.execute(delete(keys).where(keys.c.key_id == key_id))
         if result.rowcount == 0:
             raise KeyNotFound(key_id)
 
     async def touch_key(self, key_id: str, moment: datetime) -> None:
         """Note when a key was used, if it is still there."""
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             await connection.execute(update(keys).where(keys.c.key_id == key_id).values(last_used_at=moment))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, insert, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import IntegrityError
 
@@ -27,7 +27,7 @@ class SqlSessions(SqlDatabase):
             session_id=session.session_id, bot_id=bot_id, created_at=moment, updated_at=moment, exchanges=0
         )
         try:
-            async with self._transaction() as connection:
+            async with self._writing() as connection:
                 await connection.execute(statement)
         except IntegrityError as error:  # the only key that can fail is the bot's
             raise BotNotFound(bot_id) from error
@@ -35,9 +35,7 @@ class SqlSessions(SqlDatabase):
 
     async def get_session(self, bot_id: str, session_id: str, *, since: datetime) -> Session:
         """Return a session. Raises SessionNotFound, also when it is another bot's."""
-        query = select(sessions).where(
-            sessions.c.session_id == session_id, sessions.c.bot_id == bot_id, sessions.c.updated_at >= since
-        )
+        query = select(sessions).where(*_living(bot_id, session_id, since))
         async with self._transaction() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
@@ -62,13 +60,24 @@ class SqlSessions(SqlDatabase):
             rows = (await connection.execute(query.order_by(exchanges.c.number).limit(limit))).mappings().all()
         return [_exchange(row) for row in rows]
 
-    async def recent_exchanges(self, session_id: str, *, limit: int) -> Sequence[Exchange]:
-        """Return the last `limit` exchanges, in order."""
-        query = select(exchanges).where(exchanges.c.session_id == session_id)
+    async def recent_exchanges(
+        self, bot_id: str, session_id: str, *, limit: int, since: datetime
+    ) -> Sequence[Exchange]:
+        """Return the last `limit` exchanges of a session, in order. Raises SessionNotFound as `get_session`."""
+        # One statement: every question in a session asks it. A session without exchanges gives one row of nulls.
+        query = (
+            select(exchanges)
+            .select_from(sessions)
+            .outerjoin(exchanges, exchanges.c.session_id == sessions.c.session_id)
+            .where(*_living(bot_id, session_id, since))
+            .order_by(exchanges.c.number.desc())
+            .limit(limit)
+        )
         async with self._transaction() as connection:
-            newest = await connection.execute(query.order_by(exchanges.c.number.desc()).limit(limit))
-            rows = newest.mappings().all()
-        return [_exchange(row) for row in reversed(rows)]
+            rows = (await connection.execute(query)).mappings().all()
+        if not rows:
+            raise SessionNotFound(bot_id)
+        return [_exchange(row) for row in reversed(rows) if row["number"] is not None]
 
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
         """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""
@@ -80,7 +89,7 @@ class SqlSessions(SqlDatabase):
             .values(exchanges=sessions.c.exchanges + 1, updated_at=moment)
             .returning(sessions.c.exchanges)
         )
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             number = (await connection.execute(counted)).scalar_one_or_none()
             if number is None:
                 raise SessionNotFound(bot_id)
@@ -95,7 +104,7 @@ class SqlSessions(SqlDatabase):
     async def delete_session(self, bot_id: str, session_id: str) -> None:
         """Remove a session with all that was said. Raises SessionNotFound."""
         statement = delete(sessions).where(sessions.c.session_id == session_id, sessions.c.bot_id == bot_id)
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             result = await connection.execute(statement)
         if result.rowcount == 0:
             raise SessionNotFound(bot_id)
@@ -103,9 +112,13 @@ class SqlSessions(SqlDatabase):
     async def sweep_sessions(self, *, before: datetime, limit: int) -> int:
         """Remove up to `limit` sessions that were quiet since `before`; return how many."""
         over = select(sessions.c.session_id).where(sessions.c.updated_at < before).limit(limit)
-        async with self._transaction() as connection:
+        async with self._writing() as connection:
             result = await connection.execute(delete(sessions).where(sessions.c.session_id.in_(over)))
         return result.rowcount
+
+
+def _living(bot_id: str, session_id: str, since: datetime) -> list[ColumnElement[bool]]:
+    return [sessions.c.session_id == session_id, sessions.c.bot_id == bot_id, sessions.c.updated_at >= since]
 
 
 def _exchange(row: RowMapping) -> Exchange:

@@ -1,7 +1,8 @@
 """One SQL database: opening it, and transactions whose failures mean something."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import datetime
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ class SqlDatabase:
     def __init__(self, engine: AsyncEngine, clock: Callable[[], datetime] = now) -> None:
         self._engine = engine
         self._clock = clock
+        self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
         self._insert: Callable[..., Any] = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
     @classmethod
@@ -41,6 +43,14 @@ class SqlDatabase:
             yield cls(engine)
         finally:
             await engine.dispose()
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes. In SQLite, where one may write at a time, the writers of this process queue up:
+        a lock of the database's is waited for by sleeping ever longer.
+        """
+        async with self._turn, self._transaction() as connection:
+            yield connection
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:

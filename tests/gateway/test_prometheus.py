@@ -1,13 +1,17 @@
 """Metrics count what happened, and tell nothing of what was said."""
 
+import json
 import re
 
 import httpx
 import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import metrics
 from gateway.errors import ModelBusy
 from gateway.inference import EchoInference
+from tests.gateway.serving import ROOT
 
 pytestmark = pytest.mark.anyio
 
@@ -52,3 +56,23 @@ async def test_bots_beyond_the_first_are_counted_together(
     counted = await values(client)
     assert counted['godel_answers_total{bot="bot1"}'] == 1
     assert counted['godel_answers_total{bot="(others)"}'] == 3
+
+
+async def test_the_dashboard_asks_for_metrics_that_there_are(client: httpx.AsyncClient) -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/godel-serve.json").read_text(encoding="utf-8"))
+    asked = "\n".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    await client.put("/v1/bots/b", json={"knowledge": "k"})
+    await client.post("/v1/bots/b/chat", json={"message": "x"})
+    text = (await client.get("/metrics")).text
+    families = {family.name: family.type for family in text_string_to_metric_families(text)}
+    own = {name + {"histogram": "_bucket", "counter": "_total"}.get(kind, "") for name, kind in families.items()}
+    torchserve = yaml.safe_load((ROOT / "handler/metrics.yaml").read_text(encoding="utf-8"))
+    theirs = {
+        metric["name"]
+        for kinds in (torchserve["ts_metrics"], torchserve["model_metrics"])
+        for metrics in kinds.values()
+        for metric in metrics
+    }
+    named = set(re.findall(r"\b(godel_\w+|Godel\w+|Requests\w+)\b", asked))
+    assert named <= own | theirs
+    assert own - named <= {"godel_requests_total"} | {name for name in own if name.endswith("_created")}

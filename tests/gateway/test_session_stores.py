@@ -115,7 +115,13 @@ async def test_exchanges_are_read_by_pages_and_from_the_end(store: Store) -> Non
     for number in range(1, 6):
         await store.append("cricket", session.session_id, f"m{number}", "r")
     assert [e.number for e in await store.page_exchanges(session.session_id, limit=2, after=2)] == [3, 4]
-    assert [e.number for e in await store.recent_exchanges(session.session_id, limit=2)] == [4, 5]
+    recent = await store.recent_exchanges("cricket", session.session_id, limit=2, since=LONG_AGO)
+    assert [exchange.number for exchange in recent] == [4, 5]
+    empty = await store.create_session("cricket")
+    assert await store.recent_exchanges("cricket", empty.session_id, limit=2, since=LONG_AGO) == []
+    for bot_id, since in (("chess", LONG_AGO), ("cricket", START + timedelta(days=999))):
+        with pytest.raises(SessionNotFound):
+            await store.recent_exchanges(bot_id, session.session_id, limit=2, since=since)
 
 
 async def test_of_many_appends_at_once_none_is_lost_or_mixed(store: Store) -> None:

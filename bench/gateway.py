@@ -1,0 +1,209 @@
+"""What the gateway adds to a request: clients ask a model that takes a known time, directly and through it.
+
+`python -m bench.gateway` starts a gateway before a model that takes 50 to 150 ms, and lets 8 clients ask both in
+turn, without a pause. What a request takes beyond the model's own time, less that of the direct way, is the gateway's.
+Each round asks in several ways: stateless, in a session, streamed; meanwhile a probe asks for /healthz and /readyz.
+Prints a table and a last JSON line. `--database-url` takes PostgreSQL's.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.types import Receive, Scope, Send
+
+from bench.machine import machine
+from handler.contract.wire import GenerateReply, GenerateRequest, encode_part
+
+ROOT = Path(__file__).parent.parent
+MODEL_SECONDS = (0.05, 0.15)
+"""Answers differ in length. If all took the same time, all clients would ask in the same instant, again and again."""
+
+KEY = "a key for this benchmark alone"
+WORDS = ("Eleven ", "players ", "are ", "in ", "each ", "team.")
+
+Ask = Callable[[int], Awaitable[float]]
+"""Asks as the client of that number; returns how many milliseconds the model says that it took."""
+
+
+async def model(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer as TorchServe does, some time after the question; a stream comes word by word over that time."""
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    if scope["method"] == "GET":
+        state = [{"modelName": "godel", "workers": [{"id": "9000", "status": "READY", "pid": 1}]}]
+        await send({"type": "http.response.body", "body": json.dumps(state).encode()})
+        return
+    request = GenerateRequest.decode(body)
+    start, seconds = time.perf_counter(), random.uniform(*MODEL_SECONDS)
+    for word in WORDS:
+        await asyncio.sleep(seconds / len(WORDS))
+        if request.stream:
+            await send({"type": "http.response.body", "body": encode_part(word), "more_body": True})
+    reply = GenerateReply(
+        request_id=request.request_id,
+        text="".join(WORDS),
+        finish_reason="stop",
+        prompt_tokens=450,
+        completion_tokens=len(WORDS),
+        queue_ms=0.0,
+        compute_ms=(time.perf_counter() - start) * 1e3,
+        batch_size=8,
+    )
+    await send({"type": "http.response.body", "body": reply.encode() + b"\n"})
+
+
+@contextlib.contextmanager
+def started(command: list[str], environment: Mapping[str, str], pattern: str) -> Iterator[str]:
+    """Run `command` until the end of the block; yield what `pattern` finds in its log."""
+    with tempfile.NamedTemporaryFile() as log:  # a pipe that nobody reads would fill up and stop it
+        process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=os.environ | environment, stderr=log)
+        try:
+            while not (found := re.search(pattern, Path(log.name).read_text())):
+                if process.poll() is not None:
+                    raise SystemExit(Path(log.name).read_text())
+                time.sleep(0.05)
+            yield found[1]
+        finally:
+            process.terminate()
+            process.wait()
+
+
+async def timed(clients: int, rounds: int, ask: Ask) -> list[float]:
+    """Return the milliseconds of `rounds` questions of each client, all clients at once, less the model's own."""
+    taken: list[float] = []
+
+    async def one(number: int) -> None:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            own = await ask(number)
+            taken.append((time.perf_counter() - start) * 1e3 - own)
+
+    await asyncio.gather(*(one(number) for number in range(clients)))
+    return taken
+
+
+@contextlib.asynccontextmanager
+async def probed(http: httpx.AsyncClient, times: dict[str, list[float]]) -> AsyncIterator[None]:
+    """Ask the probes, one after the other, as long as the block runs."""
+
+    async def probe() -> None:
+        while True:
+            for path in ("/healthz", "/readyz"):
+                start = time.perf_counter()
+                (await http.get(path)).raise_for_status()
+                times.setdefault(path, []).append((time.perf_counter() - start) * 1e3)
+            await asyncio.sleep(0.2)
+
+    task = asyncio.ensure_future(probe())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def measure(gateway: str, torchserve: str, clients: int, repeats: int) -> dict[str, Any]:
+    """Return the milliseconds of every way to ask, round by round in turn, and of the probes."""
+    knowledge = (ROOT / "examples/cricket.txt").read_text(encoding="utf-8")
+    limits = httpx.Limits(max_connections=clients + 2)
+    async with (
+        httpx.AsyncClient(
+            base_url=gateway, headers={"X-API-Key": KEY}, timeout=60, limits=limits, trust_env=False
+        ) as http,
+        httpx.AsyncClient(base_url=torchserve, timeout=60, limits=limits, trust_env=False) as direct,
+    ):
+        (await http.put("/v1/bots/b", json={"knowledge": knowledge})).raise_for_status()
+        sessions = [(await http.post("/v1/bots/b/sessions")).json()["session_id"] for _ in range(clients)]
+        prompt = GenerateRequest(prompt=knowledge, request_id="r").encode()
+
+        async def ask(**more: Any) -> float:
+            said = {"message": "How many players are in each team?"} | more
+            text = (await http.post("/v1/bots/b/chat", json=said)).raise_for_status().text
+            answer = json.loads(text.rpartition("data: ")[2])  # of a stream the last event
+            return float(answer["timing"]["compute_ms"])
+
+        async def to_model(_: int) -> float:
+            answer = (await direct.post("/predictions/godel", content=prompt)).raise_for_status().json()
+            return float(answer["compute_ms"])
+
+        ways: dict[str, Ask] = {
+            "model alone": to_model,
+            "stateless": lambda _: ask(),
+            "in a session": lambda number: ask(session_id=sessions[number]),
+            "streamed": lambda _: ask(stream=True),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        probes: dict[str, list[float]] = {}
+        for way in ways.values():
+            await timed(clients, 3, way)  # warm up
+        (await http.get("/readyz")).raise_for_status()  # the first one waits for a canary's answer
+        for _ in range(repeats):
+            for name, way in ways.items():
+                async with contextlib.AsyncExitStack() as stack:
+                    if name != "model alone":
+                        await stack.enter_async_context(probed(http, probes))
+                    taken[name] += await timed(clients, 10, way)
+    return {"ways": taken, "probes": probes}
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--database-url")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        served = ["uvicorn", "bench.gateway:model", "--port", "0", "--log-level", "info", "--no-access-log"]
+        with started(served, {}, r"(http://127\.0\.0\.1:\d+)") as torchserve:
+            environment = {
+                "GODEL_PORT": "0",
+                "GODEL_ADMIN_KEY": KEY,
+                "GODEL_INFERENCE_URL": torchserve,
+                "GODEL_MANAGEMENT_URL": torchserve,
+                "GODEL_DATABASE_URL": options.database_url or f"sqlite+aiosqlite:///{scratch}/bots.db",
+                "GODEL_LOG_LEVEL": "info",
+            }
+            with started(["gateway"], environment, r"listening on (\S+)") as gateway:
+                measured = asyncio.run(measure(gateway, torchserve, options.clients, options.repeats))
+    alone = statistics.median(measured["ways"]["model alone"])
+    over = {
+        name: round(statistics.median(taken) - alone, 2)
+        for name, taken in measured["ways"].items()
+        if name != "model alone"
+    }
+    probes = {
+        path: {"median": round(statistics.median(taken), 2), "worst": round(max(taken), 2), "asked": len(taken)}
+        for path, taken in measured["probes"].items()
+    }
+    print(
+        f"{options.clients} clients; the model directly: {alone:.2f} ms beside its own time; the gateway adds, median:"
+    )
+    for name, milliseconds in over.items():
+        print(f"  {name:14} {milliseconds:6.2f} ms")
+    for path, numbers in probes.items():
+        print(f"  {path:14} {numbers['median']:6.2f} ms, at worst {numbers['worst']:.1f} ms of {numbers['asked']}")
+    print(json.dumps({"machine": machine(), "direct_ms": round(alone, 2), "over_ms": over, "probes_ms": probes}))
+
+
+if __name__ == "__main__":
+    main()
