@@ -30,9 +30,13 @@ from gateway.settings import Settings
 from gateway.store.memory import now
 from gateway.store.port import Store
 from gateway.tokens import CountTokens
+from gateway.tracing import TracedInference, tracing
 
 JSON_BYTES_PER_CHARACTER = 12
 """The longest spelling of one character in JSON: two `\\uXXXX` escapes."""
+
+SWEEPER_SECONDS = 5.0
+"""How long the end waits for a database that does not answer."""
 
 DESCRIPTION = """\
 Bots that answer from the knowledge you give them, with a GODEL model behind TorchServe.
@@ -137,6 +141,7 @@ async def _services(
 ) -> Services:
     """Choose and open every part; `stack` closes those opened here."""
     budget, metadata = settings.prompt_budget, dict[str, Any]()
+    tracers = stack.enter_context(tracing(settings.tracing))
     if count_tokens is None:
         from gateway.served_archive import read_archive
         from gateway.tokens import token_counter
@@ -156,8 +161,8 @@ async def _services(
     if not keys.required and (await store.page_keys(limit=1)).keys:
         raise Misconfigured("there are keys in the store, but without GODEL_ADMIN_KEY nobody would be asked for one")
     conversations = Conversations(store=store, idle=timedelta(hours=settings.session_idle_hours), clock=now)
-    sweeper = asyncio.ensure_future(conversations.sweep())
-    stack.push_async_callback(_end, sweeper)
+    stop = asyncio.Event()
+    stack.push_async_callback(_end, asyncio.ensure_future(conversations.sweep(stop)), stop)
     chosen = {name: getattr(settings, name) for name in LIMITS}
     limits = await stack.enter_async_context(
         RateLimits.open(
@@ -169,7 +174,7 @@ async def _services(
     metrics.watch(admission)
     talk = Chat(
         store=store,
-        inference=MeasuredInference(inference, metrics),
+        inference=MeasuredInference(TracedInference(inference, tracers), metrics),
         conversations=conversations,
         prompts=PromptBuilder(count_tokens=count_tokens, budget=budget),
         timeout=settings.request_timeout,
@@ -189,10 +194,13 @@ async def _services(
         chat=talk,
         max_document_bytes=settings.max_document_bytes,
         metrics=metrics,
+        tracers=tracers,
     )
 
 
-async def _end(task: "asyncio.Future[None]") -> None:
+async def _end(task: "asyncio.Future[None]", stop: asyncio.Event) -> None:
+    stop.set()
+    await asyncio.wait({task}, timeout=SWEEPER_SECONDS)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

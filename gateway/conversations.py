@@ -1,6 +1,7 @@
 """Conversations with a bot: sessions that remember what was said, and when they are forgotten."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
@@ -73,15 +74,19 @@ class Conversations:
         """Append an exchange. Raises SessionNotFound or StoreUnavailable."""
         await self.store.append(bot_id, session_id, message, response)
 
-    async def sweep(self) -> None:
-        """Forget sessions that are over, for ever. Runs until it is cancelled."""
-        while True:
+    async def sweep(self, stop: asyncio.Event) -> None:
+        """Forget sessions that are over, until `stop` is set: a transaction that is cancelled leaves its connection
+        to be closed by nobody knows when.
+        """
+        while not stop.is_set():
             swept = 0
             try:
                 swept = await self.store.sweep_sessions(before=self.since, limit=SWEEP_SESSIONS)
             except StoreUnavailable as error:
                 logger.warning("expired sessions stay for now: %s", error.detail)
-            await asyncio.sleep(0 if swept == SWEEP_SESSIONS else SWEEP_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0 if swept == SWEEP_SESSIONS else SWEEP_SECONDS):
+                    await stop.wait()
 
 
 def by_turns(messages: Sequence[tuple[str, str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, a count, and no exception that gets away.
+"""Around every request: its id, one line in the log, a count, a span, and no exception that gets away.
 
 The line holds the route's template, never the path, which is users' text in the seed's endpoints.
 """
@@ -8,12 +8,15 @@ import logging
 import time
 import traceback
 import uuid
+from http import HTTPStatus
 
 from fastapi import HTTPException
+from opentelemetry import context, propagate, trace
+from opentelemetry.trace import SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import log
+from gateway import log, tracing
 from gateway.errors import ContentTooLarge, ShuttingDown
 from gateway.metrics import Metrics
 from gateway.problems import error_response
@@ -41,7 +44,10 @@ class RequestLog:
         request_id = _request_id(Headers(scope=scope).get(HEADER))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        context = log.request_id.set(request_id)
+        told = log.request_id.set(request_id)
+        tracer = scope["app"].state.services.tracers.get_tracer(tracing.NAME)
+        span = tracer.start_span("request", context=propagate.extract(dict(Headers(scope=scope))), kind=SpanKind.SERVER)
+        current = context.attach(trace.set_span_in_context(span))
 
         async def labelled(message: Message) -> None:
             nonlocal status
@@ -78,7 +84,20 @@ class RequestLog:
                 *(method, route, status, milliseconds, caller),
                 extra=facts | {"milliseconds": milliseconds},
             )
-            log.request_id.reset(context)
+            log.request_id.reset(told)
+            span.update_name(f"{method} {route}")
+            span.set_attributes(
+                {
+                    "http.request.method": method,
+                    "http.route": route,
+                    "http.response.status_code": status,
+                    "godel.request_id": request_id,
+                }
+            )
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.set_status(StatusCode.ERROR)
+            context.detach(current)
+            span.end()
 
 
 class BodyLimit:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
+from opentelemetry.trace import TracerProvider
 
 from gateway.bots import BotRules
 from gateway.chat import Chat
@@ -29,6 +30,7 @@ class Services:
     chat: Chat
     max_document_bytes: int
     metrics: Metrics
+    tracers: TracerProvider
 
 
 async def _services(request: Request) -> Services:

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     moderation_words: Path | None = None
     """The words that WordList refuses, one a line."""
 
+    tracing: bool = False
+    """Whether requests are traced; where to is said by OTEL_EXPORTER_OTLP_ENDPOINT. Needs requirements/tracing.txt."""
+
     @field_validator("host")
     @classmethod
     def _check_host(cls, value: str, info: ValidationInfo) -> str:

@@ -22,6 +22,8 @@ class Tokenization:
         self._tokenizer.no_truncation()
         spelled = (self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
         self._byte_ids = frozenset(token for token in spelled if token is not None)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._unseen_ids = frozenset(number for number, token in added.items() if token.special)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, the end token included."""
@@ -32,8 +34,11 @@ class Tokenization:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def without_open_bytes(self, ids: Sequence[int]) -> Sequence[int]:
-        """Return `ids` up to a run of byte tokens at the end, whose text the next token may still change."""
+        """Return `ids` up to a run of byte tokens at the end, whose text the next token may still change.
+
+        A control token does not end the run: it is left out before bytes become characters.
+        """
         end = len(ids)
-        while end and ids[end - 1] in self._byte_ids:
+        while end and (ids[end - 1] in self._byte_ids or ids[end - 1] in self._unseen_ids):
             end -= 1
         return ids[:end]

@@ -164,6 +164,8 @@ async def test_the_sweeper_goes_on_after_a_failure_of_the_store(monkeypatch: pyt
 
     monkeypatch.setattr("gateway.conversations.SWEEP_SECONDS", 0.0)
     store = Shaky()
-    sweeping = asyncio.ensure_future(Conversations(store=store, idle=timedelta(hours=1), clock=now).sweep())
+    stop = asyncio.Event()
+    sweeping = asyncio.ensure_future(Conversations(store=store, idle=timedelta(hours=1), clock=now).sweep(stop))
     await asyncio.wait_for(store.third.wait(), 5)
-    sweeping.cancel()
+    stop.set()
+    await sweeping

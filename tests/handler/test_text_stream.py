@@ -13,7 +13,8 @@ from handler.tokenization import Tokenization
 
 EMBEDDED = Path(__file__).parents[2] / "models" / "embedded" / "tokenizer.json"
 TOKENIZATION = Tokenization(EMBEDDED)
-WORDS = Tokenizer.from_file(str(EMBEDDED)).get_vocab_size()
+VOCABULARY = Tokenizer.from_file(str(EMBEDDED)).get_vocab()
+WORDS = len(VOCABULARY)
 
 
 def streamed(tokens: list[int]) -> tuple[list[str], GenerateReply]:
@@ -42,6 +43,12 @@ def streamed(tokens: list[int]) -> tuple[list[str], GenerateReply]:
 def test_any_tokens_stream_to_exactly_their_text(tokens: list[int]) -> None:
     parts, last = streamed(tokens)
     assert "".join(parts) == last.text
+
+
+def test_a_control_token_between_two_bytes_does_not_make_the_first_certain() -> None:
+    null, pad, half = (VOCABULARY[name] for name in ("<0x00>", "<pad>", "<0xE2>"))
+    parts, last = streamed([null, pad, half])
+    assert "".join(parts) == last.text == "\ufffd\ufffd"
 
 
 @given(st.text(max_size=60))
