@@ -22,6 +22,7 @@ from gateway.limits import RateLimits
 from gateway.metrics import MeasuredInference, Metrics
 from gateway.moderation import load_moderator
 from gateway.prompting import PromptBuilder
+from gateway.readiness import Readiness
 from gateway.request_log import BodyLimit, RequestLog
 from gateway.routes import bots, chat, keys, knowledge, model, openai, page, seed, sessions
 from gateway.routes import metrics as metrics_route
@@ -116,6 +117,7 @@ def create_app(
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,  # what generators of clients call their functions
         redirect_slashes=False,  # a message may end in a slash, and a redirect would decode it twice
         swagger_ui_oauth2_redirect_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # a span would hold the path, users' text
@@ -160,6 +162,8 @@ async def _services(
     keys = Keys(store, settings.admin_key.get_secret_value() if settings.admin_key else None, now)
     if not keys.required and (await store.page_keys(limit=1)).keys:
         raise Misconfigured("there are keys in the store, but without GODEL_ADMIN_KEY nobody would be asked for one")
+    readiness = Readiness(inference)
+    stack.push_async_callback(readiness.close)
     conversations = Conversations(store=store, idle=timedelta(hours=settings.session_idle_hours), clock=now)
     stop = asyncio.Event()
     stack.push_async_callback(_end, asyncio.ensure_future(conversations.sweep(stop)), stop)
@@ -190,6 +194,7 @@ async def _services(
         store=store,
         keys=keys,
         inference=inference,
+        readiness=readiness,
         conversations=conversations,
         chat=talk,
         max_document_bytes=settings.max_document_bytes,

@@ -15,6 +15,7 @@ from gateway.keys import Caller, Keys
 from gateway.limits import Standing
 from gateway.metrics import Metrics
 from gateway.problems import rate_limit_headers
+from gateway.readiness import Readiness
 from gateway.store.port import Store
 
 
@@ -26,6 +27,7 @@ class Services:
     store: Store
     keys: Keys
     inference: Inference
+    readiness: Readiness
     conversations: Conversations
     chat: Chat
     max_document_bytes: int

@@ -32,5 +32,5 @@ async def livez() -> Health:
     responses=declared(422, 502, 503, 504),
 )
 async def readyz(services: ServicesOf) -> Health:
-    await services.inference.ready()
+    await services.readiness.check()
     return Health(status="ready")

@@ -30,7 +30,7 @@ from gateway.services import CallerOf, Limited, RequestId, ServicesOf
 
 PAGE = 200
 
-router = APIRouter(prefix="/v1", tags=["OpenAI's interface"], route_class=GuardedRoute)
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=GuardedRoute)
 
 
 @router.get("/models", summary="List bots as models", responses=openai_errors.declared(503))
@@ -62,7 +62,7 @@ async def get_model(model: str, services: ServicesOf) -> ModelCard:
         **openai_errors.declared(400, 404, 413, 429, 502, 503, 504),
     },
 )
-async def complete(
+async def create_chat_completion(
     asked: CompletionInput,
     request: Request,
     services: ServicesOf,

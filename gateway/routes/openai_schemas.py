@@ -47,7 +47,7 @@ class TextContent(_Lenient):
 class Message(_Lenient):
     """One message of the dialogue. `system` (or `developer`) is the bot's knowledge for this call."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant"] = Field(examples=["user"])
     content: str | list[TextContent] = Field(examples=["How many players are in a team?"])
 
     @property

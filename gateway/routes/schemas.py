@@ -151,7 +151,7 @@ class BotList(Output):
 class SaidMessage(Input):
     """One message of a dialogue."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant"] = Field(examples=["user"])
     content: str = Field(examples=["How many players are in a team?"])
 
 

@@ -37,7 +37,7 @@ _PERCENT = "Percent-encode what a URL cannot hold, a question mark as `%3F`; sla
     description=f"Makes the message the bot's knowledge; creates the bot if need be. {_PERCENT}",
     responses=declared(422, 503),
 )
-async def set_context(bot_id: BotId, message: str, services: ServicesOf) -> SeedOutput:
+async def teach_by_url(bot_id: BotId, message: str, services: ServicesOf) -> SeedOutput:
     bot = await services.store.teach(services.rules.lesson(bot_id, message))
     return SeedOutput(response=f"Context updated successfully for {bot.bot_id}")
 
@@ -48,7 +48,7 @@ async def set_context(bot_id: BotId, message: str, services: ServicesOf) -> Seed
     description=f"Answers one message, with no memory of others. {_PERCENT}",
     responses=declared(404, 422, 429, 502, 503, 504),
 )
-async def chat(
+async def chat_by_url(
     bot_id: BotId,
     message: str,
     request: Request,

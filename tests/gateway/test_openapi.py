@@ -28,6 +28,12 @@ def test_every_operation_has_a_summary_and_a_tag(document: dict[str, Any]) -> No
     assert [name for name, operation in operations(document) if not operation.get("tags")] == []
 
 
+def test_every_operation_has_a_short_name_of_its_own(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for _, operation in operations(document)]
+    assert len(names) == len(set(names))
+    assert [name for name in names if not name.isidentifier() or "v1" in name] == []
+
+
 def test_every_failure_is_declared_in_the_format_it_has(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
         openai = name.partition(" ")[2].startswith(openai_errors.PATHS)
