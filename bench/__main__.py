@@ -61,24 +61,34 @@ def main() -> None:
     if options.rounds:
         plan = replace(plan, rounds=options.rounds)
     plan = replace(plan, c16_rounds=min(plan.c16_rounds, plan.rounds), sweep_rounds=min(plan.sweep_rounds, plan.rounds))
-    output = options.output or (BUILD / "quick" if options.quick else RESULTS)
+    output: Path = options.output or (BUILD / "quick" if options.quick else RESULTS)
     if unknown := set(options.sections) - set(sections(plan)):
         parser.error(f"no section {min(unknown)}; there are {', '.join(sections(plan))}")
-    try:
-        raw = _run(plan, options.sections)
-    except (EngineError, PeerError, WorkDiffersError, httpx.HTTPError, subprocess.CalledProcessError) as error:
-        sys.exit(f"bench: {' '.join(str(error).split())}")
-    found = figures(raw)
     output.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine(), "plan": asdict(plan), "figures": found} | raw
-    (output / "latest.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial = output / "partial.json"
+    partial.unlink(missing_ok=True)
+
+    def keep(raw: dict[str, Any]) -> None:
+        result = {"machine": machine(), "plan": asdict(plan), "figures": figures(raw)} | raw
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    try:
+        raw = _run(plan, options.sections, keep)
+    except (EngineError, PeerError, WorkDiffersError, httpx.HTTPError, subprocess.CalledProcessError) as error:
+        done = f"; what was measured before is in {partial}" if partial.exists() else ""
+        sys.exit(f"bench: {' '.join(str(error).split())}{done}")
+    found = figures(raw)
+    partial.replace(output / "latest.json")
     if "sweep" in raw:
         draw(raw["sweep"], output)
     print(details(raw), table(found), json.dumps(found), sep="\n\n")
 
 
-def _run(plan: Plan, chosen: list[str]) -> dict[str, Any]:
-    """Measure the chosen sections, checkpoints made before, saying on standard error what goes on."""
+def _run(plan: Plan, chosen: list[str], keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure the chosen sections, checkpoints made before, saying on standard error what goes on.
+
+    `keep` is given all that has been measured after each of them.
+    """
     check_engine(plan.engine, plan.precision)
     needed = (plan.base, plan.large, plan.mini) if {"mini", "sweep"} & set(chosen) else (plan.base,)
     for name in dict.fromkeys(needed):
@@ -90,6 +100,7 @@ def _run(plan: Plan, chosen: list[str]) -> dict[str, Any]:
             start = time.monotonic()
             print(f"bench: {name} ...", file=sys.stderr, flush=True)
             raw[name] = measure()
+            keep(raw)
             print(f"bench: {name} took {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return raw
 

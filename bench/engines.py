@@ -9,7 +9,7 @@ from typing import Any
 from bench.checkpoints import BUILD, GEOMETRIES, STUDENTS, checkpoint
 from bench.export import served_folder
 from bench.interleaved import rounds
-from bench.peers.process import RIVALS, PeerProcess, PeerSpec, own, transformers
+from bench.peers.process import OURS, RIVALS, PeerError, PeerProcess, PeerSpec, own, transformers
 from bench.prompts import prompt_ids
 
 LOGS = BUILD / "logs"
@@ -54,14 +54,27 @@ def measure_engines(plan: Plan, batches: Sequence[int], rivals: Sequence[PeerSpe
     folder = checkpoint(plan.base)
     skipped = [line for spec in rivals if (line := spec.absent)]
     by_batch: dict[str, Any] = {}
+
+    def forgive(name: str, error: Exception) -> bool:
+        """A rival that fails is a line of the report, not the end of half an hour's run."""
+        if name == OURS or not isinstance(error, PeerError):
+            return False
+        skipped.append(f"{name}: failed: {error}")
+        return True
+
     with contextlib.ExitStack() as opened:
         peers = [opened.enter_context(own_engine(plan, plan.base))]
         for spec in rivals:
             if spec.absent is None:
-                peers.append(opened.enter_context(PeerProcess(spec, folder, LOGS)))
+                try:
+                    peers.append(opened.enter_context(PeerProcess(spec, folder, LOGS)))
+                except PeerError as error:
+                    forgive(spec.name, error)
         for batch in batches:
             prompts = [prompt_ids(plan.prompt_tokens, vocabulary(plan.base), seed) for seed in range(batch)]
-            seconds = rounds({peer.spec.name: turn(peer, prompts, plan.new_tokens) for peer in peers}, plan.rounds)
+            turns = {peer.spec.name: turn(peer, prompts, plan.new_tokens) for peer in peers}
+            seconds = rounds(turns, plan.rounds, forgive=forgive)
+            peers = [peer for peer in peers if peer.spec.name in seconds]
             by_batch[str(batch)] = {
                 "seconds": seconds,
                 "medians": {name: statistics.median(values) for name, values in seconds.items()},

@@ -16,13 +16,28 @@ Seconds = dict[str, list[float]]
 """By contender, one figure for each round."""
 
 
-def rounds(contenders: Mapping[str, Callable[[], float]], count: int, pause: float = PAUSE_SECONDS) -> Seconds:
-    """Ask every contender once to warm up and then `count` times, in turn; return what they said, in seconds."""
+def rounds(
+    contenders: Mapping[str, Callable[[], float]],
+    count: int,
+    pause: float = PAUSE_SECONDS,
+    *,
+    forgive: Callable[[str, Exception], bool] = lambda _name, _error: False,
+) -> Seconds:
+    """Ask every contender once to warm up and then `count` times, in turn; return what they said, in seconds.
+
+    One that fails is asked no more and left out, if `forgive` says so; otherwise its failure ends the rounds.
+    """
     found: Seconds = {name: [] for name in contenders}
     for number in range(count + 1):
-        for name, run in contenders.items():
+        for name in list(found):
             time.sleep(pause)
-            seconds = run()
+            try:
+                seconds = contenders[name]()
+            except Exception as error:
+                if not forgive(name, error):
+                    raise
+                del found[name]
+                continue
             if number:
                 found[name].append(seconds)
     return found

@@ -40,10 +40,13 @@ class PeerSpec:
         return f"{self.name}: skipped; `python -m bench.environments {self.environment}` installs what it needs"
 
 
+OURS: Final = "ours"
+
+
 def own(engine: str, precision: str, slots: int = 8) -> PeerSpec:
     """Return this project's engine as a contender."""
     options = {"engine": engine, "precision": precision, "slots": slots}
-    return PeerSpec(name="ours", module="own_peer", options=options)
+    return PeerSpec(name=OURS, module="own_peer", options=options)
 
 
 def transformers(precision: str) -> PeerSpec:

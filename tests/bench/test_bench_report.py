@@ -30,6 +30,28 @@ def test_contenders_are_asked_in_turn_and_the_warm_up_does_not_count() -> None:
     assert found == {"a": [2.0, 4.0], "b": [3.0, 5.0]}
 
 
+def test_a_contender_that_fails_is_left_out_only_where_that_is_forgiven() -> None:
+    calls = iter(range(100))
+
+    def shaky() -> float:
+        if next(calls) == 1:
+            raise OSError("gone")
+        return 1.0
+
+    contenders = {"a": lambda: 1.0, "shaky": shaky, "b": lambda: 2.0}
+    forgiven: list[str] = []
+
+    def forgive(name: str, error: Exception) -> bool:
+        forgiven.append(f"{name}: {error}")
+        return True
+
+    assert rounds(contenders, 3, pause=0, forgive=forgive) == {"a": [1.0] * 3, "b": [2.0] * 3}
+    assert forgiven == ["shaky: gone"]
+    calls = iter(range(100))
+    with pytest.raises(OSError, match="gone"):
+        rounds(contenders, 3, pause=0)
+
+
 def test_the_faster_of_two_settings_is_the_rival() -> None:
     seconds = {"ours": [1.0, 1.0], "slow": [4.0, 4.0], "fast": [2.0, 2.0]}
     assert times_better_than(("slow", "fast"), seconds) == 2.0
