@@ -284,6 +284,9 @@ def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.Inf
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
+    # Where the processor has AVX2 and no VNNI, sums of two 8-bit products would be cut off at 16 bits: wrong sums for a
+    # fifth less time. Elsewhere this changes nothing.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     # Threads that wait by spinning would take the cores from the other session, TorchServe and the gateway.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
