@@ -4,13 +4,16 @@ The only file that knows TorchServe, and it defines exactly one class, as TorchS
 
 In continuous mode (`continuousBatching: true`) TorchServe calls `handle` again and again with every live
 request; an answer goes out when it is ready, or part by part, and `b""` stands for "not yet". In classic mode
-it calls once with a whole batch and waits for all of it. A bad request gets its own status; only a broken
-engine raises.
+it calls once with a whole batch and waits for all of it. The engine runs meanwhile, and between two calls, in a
+thread of its own. A bad request gets its own status; only a broken engine raises.
 """
 
 import dataclasses
+import gc
 import json
 import logging
+import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from handler.contract.archive import METADATA, MODEL_FOLDER, TOKENIZER
 from handler.contract.generation import GenerationParameters, ParameterError
 from handler.contract.prompt import FORMAT_VERSION
 from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, encode_failure
+from handler.engine_thread import EngineThread, EngineThreadEndedError, News
 from handler.engines import DEFAULT_ENGINE, load_engine
 from handler.engines.base import EngineError
 from handler.scheduler import Finished, Scheduler
@@ -52,8 +56,19 @@ class GodelHandler:
         self._call_seconds = float(options.get("call_milliseconds", 60)) / 1e3
         self._stream_seconds = float(options.get("stream_milliseconds", 25)) / 1e3
         self._tokenization = Tokenization(model_dir / TOKENIZER)
+        self._thread = EngineThread(lambda: self._load(properties, config, model_dir))
+        self._requests: dict[str, GenerateRequest] = {}
+        self._streams: dict[str, TextStream] = {}
+        # What is loaded stays: the collector of garbage need not look through it again, while answers wait.
+        gc.collect()
+        gc.freeze()
+        logger.info("serving %s", json.dumps(self._describe()))
+
+    def _load(self, properties: dict[str, Any], config: dict[str, Any], model_dir: Path) -> Scheduler:
+        """Return the engine behind its scheduler, warm. Called in the engine's thread."""
+        options = config.get("handler", {})
         # batchSize means slots when batching is continuous and the batch when it is not: both live at once.
-        self._engine = load_engine(
+        engine = load_engine(
             options.get("engine", DEFAULT_ENGINE),
             options.get("precision", "auto"),
             model_dir / MODEL_FOLDER,
@@ -64,12 +79,13 @@ class GodelHandler:
             max_prompt_tokens=int(options.get("max_prompt_tokens", 512)),
             max_new_tokens=int(options.get("max_new_tokens", 256)),
         )
-        limit = self._engine.description.max_prompt_tokens
-        self._scheduler = Scheduler(self._engine, prefill_tokens=limit)
-        self._requests: dict[str, GenerateRequest] = {}
-        self._streams: dict[str, TextStream] = {}
-        self._warm_up()
-        logger.info("serving %s", json.dumps(self._describe()))
+        self._description = engine.description
+        scheduler = Scheduler(engine, prefill_tokens=engine.description.max_prompt_tokens)
+        # One short request, so that the first user does not pay for lazy initialisation.
+        scheduler.submit("warm-up", self._tokenization.encode("Hello."), GenerationParameters(max_length=4))
+        while not scheduler.idle:
+            scheduler.step()
+        return scheduler
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer one call of TorchServe: `data[i]` is the body of the request `context.request_ids[i]`."""
@@ -78,10 +94,7 @@ class GodelHandler:
             return []
         ids = [context.request_ids[index] for index in range(len(data))]
         replies: dict[str, bytes] = {}
-        for gone in self._requests.keys() - set(ids):
-            logger.info("request %s was given up by its client", self._requests[gone].request_id)
-            self._scheduler.cancel(gone)
-            self._forget(gone)
+        self._drop_all_but(ids)
         known = set(self._requests)
         for index, key in enumerate(ids):
             if key not in known:
@@ -91,9 +104,11 @@ class GodelHandler:
                 context.set_response_content_type(index, JSON_LINES if key in self._streams else JSON)
         try:
             replies |= self._run(context)
+        except EngineThreadEndedError as error:
+            sys.exit(f"the worker ends, to be started anew: {error}")
         except Exception:
             # Every live request fails with this call; none of them may haunt the next.
-            self._scheduler.reset()
+            self._thread.reset()
             self._requests.clear()
             self._streams.clear()
             raise
@@ -101,6 +116,17 @@ class GodelHandler:
             self._mark_progress(ids, known, replies, context)
         parts = {key: stream.take() for key, stream in self._streams.items()}
         return [replies.get(key) or parts.get(key, b"") for key in ids]
+
+    def _drop_all_but(self, ids: list[str]) -> None:
+        """Forget the requests that TorchServe no longer names: their clients have left."""
+        gone = self._requests.keys() - set(ids)
+        for key in gone:
+            logger.info("request %s was given up by its client", self._requests[key].request_id)
+            self._thread.cancel(key)
+            self._forget(key)
+        if gone and not self._requests:
+            # An engine that failed when nobody was there any more is no matter of those who come now.
+            self._thread.reset()
 
     def _accept(self, key: str, row: dict[str, Any], index: int, context: Any) -> bytes | None:
         """Submit a new request; return its reply at once when it is refused or only asks what is served."""
@@ -120,14 +146,19 @@ class GodelHandler:
         self._requests[key] = request
         if request.stream:
             self._streams[key] = TextStream(self._tokenization)
-        self._scheduler.submit(
-            key, prompt_ids, request.parameters, submitted_at=request.submitted_at, deadline=request.deadline
+        self._thread.submit(
+            key,
+            prompt_ids,
+            request.parameters,
+            submitted_at=request.submitted_at,
+            deadline=request.deadline,
+            followed=request.stream,
         )
         return None
 
     def _check_limits(self, request: GenerateRequest, prompt_tokens: int) -> None:
         """Raise WireError for what the contract allows but this engine cannot do."""
-        limits, parameters = self._engine.description, request.parameters
+        limits, parameters = self._description, request.parameters
         problems = {}
         if prompt_tokens > limits.max_prompt_tokens:
             problems["prompt"] = f"has {prompt_tokens} tokens; the served model reads {limits.max_prompt_tokens}"
@@ -143,30 +174,40 @@ class GodelHandler:
             raise WireError(422, "beyond_model_limits", str(ParameterError(problems)), problems)
 
     def _run(self, context: Any) -> dict[str, bytes]:
-        """Step until something must go out or the call's time is used up; in classic mode until all is done."""
+        """Wait until something must go out or the call's time is used up; in classic mode until all is done."""
         replies: dict[str, bytes] = {}
-        start = time.perf_counter()
-        while not self._scheduler.idle:
-            for finished in self._scheduler.step():
-                replies[str(finished.key)] = self._reply(finished, context)
-            for key, stream in self._streams.items():
-                stream.advance(self._scheduler.tokens(key))
-            if self._continuous and (replies or self._due(time.perf_counter() - start)):
+        start = time.monotonic()
+        while self._requests:
+            news = self._wait(start)
+            for finished in news.finished:
+                replies[str(finished.key)] = self._reply(finished, news.live, context)
+            for key, tokens in news.tokens.items():
+                self._streams[str(key)].advance(tokens)
+            if self._continuous and (replies or self._due(time.monotonic() - start)):
                 break
         return replies
 
+    def _wait(self, start: float) -> News:
+        """Wait for what may end the call that began at `start`."""
+        if not self._continuous:
+            return self._thread.wait()
+        begun = all(stream.begun for stream in self._streams.values())
+        return self._thread.wait(
+            due=start + self._call_seconds, parts_due=start + self._stream_seconds if begun else -math.inf
+        )
+
     def _due(self, seconds: float) -> bool:
         """Return whether a call that has run for `seconds` must give TorchServe what there is."""
-        streams = self._streams.values()
-        if any(stream.urgent for stream in streams):
+        waiting = [stream for stream in self._streams.values() if stream.waiting]
+        if not all(stream.begun for stream in waiting):
             return True
-        return seconds >= (self._stream_seconds if any(s.waiting for s in streams) else self._call_seconds)
+        return seconds >= (self._stream_seconds if waiting else self._call_seconds)
 
-    def _reply(self, finished: Finished, context: Any) -> bytes:
+    def _reply(self, finished: Finished, live: int, context: Any) -> bytes:
         key = str(finished.key)
         request, stream = self._requests[key], self._streams.get(key)
         self._forget(key)
-        self._measure(finished, context.metrics)
+        self._measure(finished, live, context.metrics)
         reply = GenerateReply(
             request_id=request.request_id,
             text=self._tokenization.decode(finished.tokens),
@@ -183,13 +224,13 @@ class GodelHandler:
         del self._requests[key]
         self._streams.pop(key, None)
 
-    def _measure(self, finished: Finished, metrics: Any) -> None:
+    def _measure(self, finished: Finished, live: int, metrics: Any) -> None:
         """Emit what `metrics.yaml` declares. TorchServe's histograms are made for seconds."""
         key = str(finished.key)
         metrics.add_counter("GodelRequests", 1, idx=key)
         metrics.add_counter("GodelPromptTokens", finished.prompt_tokens, idx=key)
         metrics.add_counter("GodelCompletionTokens", len(finished.tokens), idx=key)
-        metrics.add_metric("GodelLiveSlots", self._scheduler.live, unit="count", idx=key, metric_type=MetricTypes.GAUGE)
+        metrics.add_metric("GodelLiveSlots", live, unit="count", idx=key, metric_type=MetricTypes.GAUGE)
         for name, value, unit in (
             ("GodelQueueSeconds", finished.queue_ms / 1e3, "s"),
             ("GodelComputeSeconds", finished.compute_ms / 1e3, "s"),
@@ -215,13 +256,7 @@ class GodelHandler:
     def _describe(self) -> dict[str, Any]:
         """What is served, for the management API's `customized=true`."""
         mode = "continuous" if self._continuous else "classic"
-        return {**self._metadata, **dataclasses.asdict(self._engine.description), "batching": mode}
-
-    def _warm_up(self) -> None:
-        """Run one short request, so that the first user does not pay for lazy initialisation."""
-        self._scheduler.submit("warm-up", self._tokenization.encode("Hello."), GenerationParameters(max_length=4))
-        while not self._scheduler.idle:
-            self._scheduler.step()
+        return {**self._metadata, **dataclasses.asdict(self._description), "batching": mode}
 
 
 def _quieten_the_worker() -> None:

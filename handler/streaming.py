@@ -16,9 +16,9 @@ class TextStream:
         self._taken = False
 
     @property
-    def urgent(self) -> bool:
-        """Whether the first part waits to go out: until then somebody looks at an empty screen."""
-        return bool(self._lines) and not self._taken
+    def begun(self) -> bool:
+        """Whether the first part has gone out: until then somebody looks at an empty screen."""
+        return self._taken
 
     @property
     def waiting(self) -> bool:

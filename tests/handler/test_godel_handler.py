@@ -1,8 +1,9 @@
 """The handler as TorchServe calls it: continuous and classic, with bad rows, vanished clients and failures."""
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import FORMAT_VERSION
 from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_line, decode_reply
 from handler.engines.base import EngineError
+from handler.engines.onnx_engine import OnnxEngine
 from handler.godel_handler import GodelHandler
 
 
@@ -111,12 +113,24 @@ def model_dir(exports: dict[str, Path], tmp_path: Path) -> Path:
     return tmp_path
 
 
+made: list[GodelHandler] = []
+
+
 def make(model_dir: Path, *, continuous: bool = True, **options: object) -> tuple[GodelHandler, FakeContext]:
     config = {"continuousBatching": continuous, "deviceType": "cpu", "handler": {"max_prompt_tokens": 64, **options}}
     context = FakeContext(model_dir, config)
     handler = GodelHandler()
     handler.initialize(context)
+    made.append(handler)
     return handler, context
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """End the threads of the handlers that a test made."""
+    yield
+    while made:
+        made.pop()._thread.close()
 
 
 def request(number: int, *, stream: bool = False, **parameters: object) -> bytes:
@@ -218,13 +232,73 @@ def test_a_failing_engine_fails_the_live_requests_and_the_next_one_is_served(
     frontend = Frontend(handler, context)
     frontend.send("doomed", request(1))
     with monkeypatch.context() as patch:
-        patch.setattr(handler._engine, "step", lambda *_: 1 / 0)
+        patch.setattr(OnnxEngine, "step", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             frontend.call()
     frontend.live.clear()
     frontend.send("next", request(2))
     frontend.drain()
     assert frontend.reply("next").batch_size == 1
+
+
+def test_an_engine_that_failed_when_all_had_left_is_no_matter_of_the_next(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, context = make(model_dir, call_milliseconds=0)
+    frontend = Frontend(handler, context)
+    frontend.send("gone", request(1, max_length=200, min_length=200))
+    frontend.call()
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxEngine, "step", lambda *_: 1 / 0)
+        end = time.monotonic() + 30
+        while handler._thread._failure is None:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+    frontend.live.clear()
+    frontend.send("next", request(2))
+    frontend.drain()
+    assert frontend.reply("next").batch_size == 1
+
+
+def test_a_worker_whose_engine_cannot_be_reset_ends_and_leaves_its_place_to_a_new_one(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, context = make(model_dir)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(OnnxEngine, "step", lambda *_: 1 / 0)
+    monkeypatch.setattr(OnnxEngine, "release", lambda *_: 1 / 0)
+    frontend = Frontend(handler, context)
+    frontend.send("doomed", request(1))
+    with pytest.raises(SystemExit, match="started anew"):
+        frontend.call()
+
+
+def test_a_call_does_not_return_while_the_engine_hangs_so_that_torchserve_sees_it(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, context = make(model_dir, call_milliseconds=0, stream_milliseconds=0)
+    let_go, returned = threading.Event(), threading.Event()
+    step = OnnxEngine.step
+
+    def hanging(engine: OnnxEngine, *given: Any) -> Any:
+        assert let_go.wait(30)
+        return step(engine, *given)
+
+    monkeypatch.setattr(OnnxEngine, "step", hanging)
+    frontend = Frontend(handler, context)
+    frontend.send("s", request(1, stream=True))
+
+    def call() -> None:
+        frontend.call()
+        returned.set()
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    assert not returned.wait(0.3)
+    let_go.set()
+    caller.join(30)
+    assert returned.is_set()
+    frontend.drain()
 
 
 @pytest.mark.parametrize("options", [{}, {"stream_milliseconds": 0}, {"call_milliseconds": 0}])
@@ -252,7 +326,7 @@ def test_streamed_parts_join_to_the_unstreamed_answer_in_company_too(model_dir: 
 def test_each_call_brings_what_a_stream_has_so_far(model_dir: Path) -> None:
     handler, context = make(model_dir, stream_milliseconds=0)
     frontend = Frontend(handler, context)
-    frontend.send("s", request(1, stream=True, min_length=12))
+    frontend.send("s", request(1, stream=True, min_length=200, max_length=200))
     frontend.drain()
     assert sum(1 for part in frontend.parts["s"] if part) > 3
     assert not handler._streams

@@ -66,13 +66,13 @@ def test_no_part_ends_inside_a_character(text: str) -> None:
     assert not any("\ufffd" in part for part in parts)
 
 
-def test_the_first_part_is_urgent_and_the_next_ones_are_not() -> None:
+def test_a_stream_has_begun_when_its_first_part_was_taken() -> None:
     stream = TextStream(TOKENIZATION)
     tokens = TOKENIZATION.encode("Eleven players are in each team.")
-    assert not stream.urgent
+    assert stream.take() == b""
     stream.advance(tokens[:3])
-    assert stream.urgent
-    stream.take()
-    stream.advance(tokens)
     assert stream.waiting
-    assert not stream.urgent
+    assert not stream.begun
+    stream.take()
+    assert stream.begun
+    assert not stream.waiting
