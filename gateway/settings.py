@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     management_url: HttpAddress = "http://127.0.0.1:8081"
     """TorchServe's management address: readiness and the facts about the model come from it."""
 
+    torchserve_keys: Path | None = None
+    """The `key_file.json` that TorchServe writes where it asks for keys (`disable_token_authorization=false`), as it
+    should wherever it is not on loopback. Read again when a key is refused."""
+
     model_name: str = Field(default="godel", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """The name the model is registered under in TorchServe."""
 

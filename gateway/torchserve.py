@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
@@ -17,6 +18,7 @@ import httpx
 from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout
 from gateway.inference import ModelDescription, Worker
 from gateway.settings import Settings
+from gateway.torchserve_keys import TorchServeKey
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import render
 from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, decode_line, decode_reply
@@ -29,12 +31,17 @@ MANAGEMENT_SECONDS = 2.0
 LATENESS_SECONDS = 2.0
 """How long after its deadline an answer may arrive: the model returns what it has *at* the deadline."""
 
+KEY_REFUSED = "TorchServe asks for a key and did not take the gateway's; is GODEL_TORCHSERVE_KEYS its key_file.json?"
+
 PREDICT = {"content-type": "application/json"}
 DESCRIBE = PREDICT | {DESCRIBE_HEADER: "True"}
 
 
 class TorchServeInference:
-    """An `Inference` over HTTP. The client is the caller's to close; `archive` is the metadata of the served .mar."""
+    """An `Inference` over HTTP. The client is the caller's to close; `archive` is the metadata of the served .mar.
+
+    `key_file` is TorchServe's, where it asks for keys.
+    """
 
     def __init__(
         self,
@@ -44,6 +51,7 @@ class TorchServeInference:
         management_url: str,
         model_name: str,
         archive: Mapping[str, Any] | None = None,
+        key_file: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -51,6 +59,8 @@ class TorchServeInference:
         self._model = f"{management_url}/models/{model_name}"
         self._name = model_name
         self._archive = archive or {}
+        self._inference_key = None if key_file is None else TorchServeKey(key_file, "inference")
+        self._management_key = None if key_file is None else TorchServeKey(key_file, "management")
         self._clock = clock
         self._own_words: dict[str, Any] = {}
         self._described: frozenset[int | None] = frozenset()
@@ -72,6 +82,7 @@ class TorchServeInference:
                 management_url=settings.management_url,
                 model_name=settings.model_name,
                 archive=archive,
+                key_file=settings.torchserve_keys,
             )
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
@@ -128,6 +139,8 @@ class TorchServeInference:
                 return ModelRejected("the prompt is larger than TorchServe takes", status=413)
             case 404:
                 return ModelDown(f"TorchServe has no model called {self._name}")
+            case 400:
+                return ModelDown(KEY_REFUSED)
             case 500 | 507:
                 return ModelDown("the worker died while it answered")
             case status:
@@ -177,19 +190,21 @@ class TorchServeInference:
         """
         request = self._client.build_request("POST", self._predictions, content=body, headers=headers)
         try:
-            return await self._client.send(request, stream=stream)
+            return await self._client.send(request, stream=stream, auth=self._inference_key)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             await asyncio.sleep(RECONNECT_SECONDS)
-            return await self._client.send(request, stream=stream)
+            return await self._client.send(request, stream=stream, auth=self._inference_key)
 
     async def _state(self) -> dict[str, Any]:
         """Return the management API's description of the default version. Raises ModelDown or ModelGarbled."""
         try:
-            response = await self._client.get(self._model, timeout=MANAGEMENT_SECONDS)
+            response = await self._client.get(self._model, timeout=MANAGEMENT_SECONDS, auth=self._management_key)
         except httpx.TransportError as error:
             raise ModelDown("TorchServe's management API cannot be reached") from error
         if response.status_code == 404:
             raise ModelDown(f"TorchServe has no model called {self._name}")
+        if response.status_code == 400:
+            raise ModelDown(KEY_REFUSED)
         if not response.is_success:
             raise ModelDown(f"TorchServe's management API answered with status {response.status_code}")
         try:

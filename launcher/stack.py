@@ -84,6 +84,8 @@ class Stack:
             "GODEL_MODEL_NAME": self.torchserve.model_name,
             "GODEL_TOKENIZER": str(self._settings.tokenizer),
         }
+        if self.torchserve.key_file is not None:
+            environment["GODEL_TORCHSERVE_KEYS"] = str(self.torchserve.key_file)
         self._gateway = Child([sys.executable, "-m", "gateway"], environment=environment, cwd=ROOT)
         end = time.monotonic() + READY_SECONDS
         while not self._give_up.is_set():

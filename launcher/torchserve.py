@@ -75,6 +75,12 @@ class TorchServe:
         return self.properties["metrics_address"]
 
     @property
+    def key_file(self) -> Path | None:
+        """Where it writes its keys as it starts; None when it asks for none."""
+        off = self.properties.get("disable_token_authorization") == "true"
+        return None if off else self._run_dir / "key_file.json"
+
+    @property
     def running(self) -> bool:
         """Whether the Java process lives."""
         return self._child is not None and self._child.exit_code is None
@@ -134,8 +140,14 @@ class TorchServe:
         return any(worker.get("status") == "READY" for worker in versions[0].get("workers", []))
 
     def manage(self, method: str, path: str) -> Any:
-        """Call the management API and return its JSON. Raises OSError (urllib's) when it refuses or is not there."""
+        """Call the management API and return its JSON. Raises OSError (urllib's) when it refuses or is not there.
+
+        Raises ValueError as well while it is writing its keys.
+        """
         request = urllib.request.Request(self.management_url + path, method=method)  # noqa: S310 - our own address
+        if self.key_file is not None:
+            key = json.loads(self.key_file.read_text(encoding="utf-8"))["management"]["key"]
+            request.add_header("Authorization", f"Bearer {key}")
         with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
             return json.load(reply)
 
