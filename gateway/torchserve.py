@@ -87,19 +87,20 @@ class TorchServeInference:
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
         """Return the answer to one prompt. Raises a ModelError."""
-        response = await self._post(request.encode(), PREDICT, self._patience(request))
+        response = await self._post(request.encode(), PREDICT, self._until(request))
         if not response.is_success:
             raise await self._failure(response)
         try:
-            return decode_reply(response.content)
+            return _own(decode_reply(response.content), request)
         except WireError as error:
             raise _meaning(error) from error
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
         """Yield the parts of the answer to one prompt, last its reply. Raises a ModelError."""
+        until = self._until(request)
         async with AsyncExitStack() as stack:
             with _translated():
-                async with asyncio.timeout(self._patience(request)):
+                async with asyncio.timeout_at(until):
                     response = await self._send(request.encode(), PREDICT, stream=True)
                     stack.push_async_callback(response.aclose)
                     if not response.is_success:
@@ -110,20 +111,27 @@ class TorchServeInference:
             while True:
                 try:
                     with _translated():
-                        async with asyncio.timeout(self._patience(request)):
+                        async with asyncio.timeout_at(until):
                             line = await anext(lines)
                     item = decode_line(line)
                 except StopAsyncIteration:
                     raise ModelGarbled("the answer stopped before its end") from None
                 except WireError as error:
                     raise _meaning(error) from error
-                yield item
+                yield _own(item, request) if isinstance(item, GenerateReply) else item
                 if isinstance(item, GenerateReply):
                     return
 
-    def _patience(self, request: GenerateRequest) -> float | None:
-        """Return for how many seconds an answer to `request` is worth waiting."""
-        return None if request.deadline is None else request.deadline - self._clock() + LATENESS_SECONDS
+    def _until(self, request: GenerateRequest) -> float | None:
+        """Return until when, by the event loop's clock, an answer to `request` is worth waiting for.
+
+        The clock on the wall is asked just once, and believed no further than the time the request was given: it may
+        be set while we wait.
+        """
+        if request.deadline is None:
+            return None
+        left = min(request.deadline - self._clock(), request.deadline - request.submitted_at)
+        return asyncio.get_running_loop().time() + left + LATENESS_SECONDS
 
     async def _failure(self, response: httpx.Response) -> ModelError:
         """Return what an unsuccessful response means: the handler's own words, or else TorchServe's status."""
@@ -169,7 +177,8 @@ class TorchServeInference:
         Asked by a prediction: the management API's `customized=true` would make TorchServe 0.12 repeat
         the question for ever under continuous batching, and admit nothing meanwhile.
         """
-        response = await self._post(b"", DESCRIBE, patience=MANAGEMENT_SECONDS)
+        until = asyncio.get_running_loop().time() + MANAGEMENT_SECONDS
+        response = await self._post(b"", DESCRIBE, until)
         try:
             words = response.json() if response.is_success else None
         except ValueError:
@@ -178,9 +187,9 @@ class TorchServeInference:
             raise ModelGarbled("the model did not describe itself")
         return words
 
-    async def _post(self, body: bytes, headers: Mapping[str, str], patience: float | None) -> httpx.Response:
+    async def _post(self, body: bytes, headers: Mapping[str, str], until: float | None) -> httpx.Response:
         with _translated():
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout_at(until):
                 return await self._send(body, headers)
 
     async def _send(self, body: bytes, headers: Mapping[str, str], *, stream: bool = False) -> httpx.Response:
@@ -252,6 +261,13 @@ def _translated() -> Iterator[None]:
         raise ModelBusy("too many requests wait for the model") from error
     except httpx.TransportError as error:
         raise ModelDown("the connection to TorchServe failed") from error
+
+
+def _own(reply: GenerateReply, request: GenerateRequest) -> GenerateReply:
+    """Return `reply` when it answers `request`. Raises ModelGarbled: what is another's must not be shown."""
+    if reply.request_id != request.request_id:
+        raise ModelGarbled("the model answered another request")
+    return reply
 
 
 async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:

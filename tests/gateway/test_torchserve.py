@@ -305,14 +305,16 @@ async def test_a_stream_that_is_closed_lets_go_of_the_model(served: FakeTorchSer
             assert await asyncio.to_thread(served.left.wait, 5)
 
 
-async def test_a_stream_without_news_ends_at_its_deadline(served: FakeTorchServe) -> None:
+async def test_a_stream_without_news_ends_at_its_deadline_however_the_clock_jumps(
+    served: FakeTorchServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.torchserve.LATENESS_SECONDS", 0.05)
     served.reply = lambda _: reply_with("One two three.")
     served.pause = threading.Event()
     with running(served) as address:
         async with httpx.AsyncClient() as client:
-            moments = iter([0.0, 0.0, 100.0, 100.0])
-            waiting = adapter(client, inference_url=address, clock=lambda: next(moments))
-            stream = waiting.stream(asking(stream=True, deadline=5.0))
+            waiting = adapter(client, inference_url=address, clock=lambda: -3600.0)
+            stream = waiting.stream(asking(stream=True, submitted_at=0.0, deadline=0.3))
             assert await anext(stream) == "One "
             with pytest.raises(ModelTimeout):
                 await anext(stream)
