@@ -154,7 +154,9 @@ async def _services(
     if store is None:
         from gateway.store.sql import SqlStore
 
-        store = await stack.enter_async_context(SqlStore.open(settings.database_url))
+        store = await stack.enter_async_context(
+            SqlStore.open(settings.database_url, patience=settings.database_timeout)
+        )
     if inference is None:
         from gateway.torchserve import TorchServeInference
 

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     database_url: str = "sqlite+aiosqlite:///state/godel.db"
     """Where bots are kept, as SQLAlchemy spells it. Outside build/, so that cleaning up loses no bot."""
 
+    database_timeout: float = Field(default=10.0, ge=0.1, le=3600)
+    """Seconds that a request waits for the database: for a lock, a free connection, an answer."""
+
     inference_url: HttpAddress = "http://127.0.0.1:8080"
     """TorchServe's inference address."""
 

@@ -222,10 +222,10 @@ async def test_sqlite_keeps_a_write_ahead_log_and_waits_for_locks(tmp_path: Path
     async with engine.connect() as connection:
         pragmas = {
             name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
-            for name in ("journal_mode", "busy_timeout", "foreign_keys")
+            for name in ("journal_mode", "busy_timeout", "foreign_keys", "synchronous")
         }
     await engine.dispose()
-    assert pragmas == {"journal_mode": "wal", "busy_timeout": 10_000, "foreign_keys": 1}
+    assert pragmas == {"journal_mode": "wal", "busy_timeout": 5_000, "foreign_keys": 1, "synchronous": 2}
 
 
 async def test_the_migrations_make_the_schema_that_the_code_expects(url: str) -> None:
@@ -254,7 +254,7 @@ async def test_a_file_that_is_no_database_is_named_with_the_reason(tmp_path: Pat
 
 
 async def test_a_locked_database_is_unavailable(tmp_path: Path) -> None:
-    engine = open_engine(url_in(tmp_path), busy_timeout_ms=20)
+    engine = open_engine(url_in(tmp_path), timeout=0.04)
     await migrate(engine)
     async with engine.connect() as other:
         await other.exec_driver_sql("BEGIN IMMEDIATE")
