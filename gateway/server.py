@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from gateway.app import create_app
+from gateway.connections import drop_the_deaf, patient_protocol, room_for
 from gateway.errors import Misconfigured
 from gateway.log import configure_logging
 from gateway.settings import Settings
@@ -29,6 +30,7 @@ def serve(settings: Settings) -> None:
     """
     configure_logging(settings.log_level, settings.log_format)
     with contextlib.closing(bind(settings.host, settings.port)) as listener:
+        drop_the_deaf(listener, settings.send_timeout)
         asyncio.run(_serve(settings, listener))
 
 
@@ -56,7 +58,7 @@ def bind(host: str, port: int) -> socket.socket:
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """Return how uvicorn is to serve the application."""
     return {
-        "http": "h11",
+        "http": patient_protocol(room_for(settings.max_connections), settings.receive_timeout),
         "ws": "none",
         "loop": "asyncio",
         "log_config": None,  # ours is already in place

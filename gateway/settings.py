@@ -68,6 +68,15 @@ class Settings(BaseSettings):
     shutdown_grace: int = Field(default=30, ge=0, le=3600)
     """Seconds that requests in flight get to finish after SIGTERM. TorchServe itself cannot drain."""
 
+    receive_timeout: float = Field(default=20.0, gt=0, le=3600)
+    """Seconds that a client gets to send a request's head; its body gets as long, and a second more every 500 bytes."""
+
+    send_timeout: float = Field(default=30.0, gt=0, le=3600)
+    """Seconds after which a client that takes nothing of what it is sent is let go."""
+
+    max_connections: int = Field(default=2048, ge=1, le=65_536)
+    """Most clients connected at a time, idle ones too; beyond it new ones get 503 at once."""
+
     max_message_characters: int = Field(default=32_768, ge=1, le=65_536)
     """Longest message. Far above any prompt budget, yet what a request line can carry percent-encoded."""
 
