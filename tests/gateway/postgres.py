@@ -8,10 +8,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -23,9 +24,37 @@ DEBIAN = Path("/usr/lib/postgresql")
 class Postgres:
     """A running server; `new_url` makes a database of its own for whoever asks."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, command: Sequence[str | Path], account: Mapping[str, Any]) -> None:
+        self._folder, self._command, self._account = folder, command, account
         self._numbers = itertools.count()
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                self._command, stdout=log, stderr=log, cwd=self._folder, start_new_session=True, **self._account
+            )
+        _wait(self, self._server, self._folder / "log")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End the server: SIGINT is its fast shutdown, SIGQUIT leaves what a crash leaves."""
+        assert self._server
+        self._server.send_signal(number)
+        self._server.wait(30)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let every process of the server stand still."""
+        assert self._server
+        group = [psutil.Process(self._server.pid), *psutil.Process(self._server.pid).children(recursive=True)]
+        for each in group:
+            each.suspend()
+        try:
+            yield
+        finally:
+            for each in group:
+                each.resume()
 
     def connect(self, **options: Any) -> psycopg.Connection:
         """Return a connection to the server's own database."""
@@ -76,17 +105,12 @@ def running_postgres() -> Iterator[Postgres]:
         )
         options = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "max_connections": 60}
         settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [binaries / "postgres", "-D", data, *settings], stdout=log, stderr=log, cwd=folder, **account
-            )
-        postgres = Postgres(folder)
+        postgres = Postgres(folder, [binaries / "postgres", "-D", data, *settings], account)
         try:
-            _wait(postgres, server, folder / "log")
+            postgres.start()
             yield postgres
         finally:
-            server.send_signal(signal.SIGINT)  # its fast shutdown
-            server.wait(30)
+            postgres.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -65,6 +65,15 @@ class GatewayProcess:
             raise AssertionError(f"{pattern!r} is not in the log:\n{self.log}")
         return str(found.group(1) if found.re.groups else found.group())
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+
     def terminate(self) -> None:
         """Send SIGTERM."""
         self._process.terminate()

@@ -1,0 +1,85 @@
+"""Gateways as processes before a TorchServe that fails on demand, and the report of all faults."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.properties import ROOT
+from tests.faults.proxy import Proxy
+from tests.faults.report import Report
+from tests.gateway.fake_torchserve import FakeTorchServe
+from tests.gateway.serving import GatewayProcess, running
+
+FAULTS = Path(__file__).parent
+
+Start = Callable[..., GatewayProcess]
+
+_report = Report()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder breaks something on purpose."""
+    for item in items:
+        if FAULTS in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the faults did, and keep it."""
+    if _report.outcomes:
+        terminalreporter.section("faults")
+        for line in _report.lines():
+            terminalreporter.write_line(line)
+        _report.save()
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    return _report
+
+
+@pytest.fixture
+def served() -> FakeTorchServe:
+    return FakeTorchServe()
+
+
+@pytest.fixture
+def proxy(served: FakeTorchServe) -> Iterator[Proxy]:
+    """What stands between the gateway and the fake."""
+    with running(served) as url, Proxy(int(url.rpartition(":")[2])) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path}/godel.db"
+
+
+@pytest.fixture
+def start(proxy: Proxy, database_url: str) -> Iterator[Start]:
+    """Start gateways before the proxy, one after the other on the same port; end them with the test."""
+    started: list[GatewayProcess] = []
+    port = free_port()
+
+    def begin(**environment: str) -> GatewayProcess:
+        own = {
+            "GODEL_PORT": str(port),
+            "GODEL_INFERENCE_URL": proxy.url,
+            "GODEL_MANAGEMENT_URL": proxy.url,
+            "GODEL_TOKENIZER": str(ROOT / "models" / "embedded" / "tokenizer.json"),
+            "GODEL_DATABASE_URL": database_url,
+        }
+        started.append(GatewayProcess(own | environment))
+        return started[-1]
+
+    yield begin
+    for gateway in started:
+        gateway.close()
+
+
+def free_port() -> int:
+    """Return a port of loopback that is free just now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])

@@ -1,0 +1,44 @@
+"""TorchServe is slow, silent, gone, sends rubbish or cuts its answers: clean errors by the deadline, then service."""
+
+import time
+
+import httpx
+import pytest
+
+from tests.faults.conftest import Start
+from tests.faults.load import Load
+from tests.faults.proxy import Mode, Proxy
+from tests.faults.report import Report
+
+TIMEOUT = 2
+"""Seconds that the gateway gives an answer here."""
+
+LATENESS = 2
+"""What the gateway waits beyond that for an answer that is on its way."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "statuses"),
+    [
+        ("slow", {"504"}),
+        ("silent", {"504"}),
+        ("away", {"503"}),
+        ("rubbish", {"503"}),
+        ("cut", {"503", "200, then problem 503"}),
+    ],
+)
+def test_whatever_torchserve_does_clients_get_a_clean_error_in_time_and_then_answers(
+    start: Start, proxy: Proxy, report: Report, mode: Mode, statuses: set[str]
+) -> None:
+    gateway = start(GODEL_REQUEST_TIMEOUT=str(TIMEOUT))
+    with Load(gateway.url) as load:
+        since = time.monotonic()
+        proxy.set(mode)
+        load.until(lambda: sum(load.seen(since)[status] for status in statuses) >= 8, 30)
+        assert httpx.get(f"{gateway.url}/livez", timeout=2).status_code == 200
+        assert set(load.seen(since)) <= statuses | {"200"}
+        proxy.set("well")
+        mended = time.monotonic()
+        recovered = load.until_back(mended, failing=False)
+    assert load.slowest() < TIMEOUT + LATENESS + 1
+    report.add(f"TorchServe {mode}", load.outcome(since, recovered))
