@@ -13,7 +13,6 @@ leaves is filled by the last one.
 import logging
 import math
 import mmap
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from handler.engines.base import EngineDescription, EngineError
+from handler.engines.cores import usable_cores
 from handler.engines.t5_geometry import T5Geometry, relative_bucket
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class OnnxEngine:
         """Load the model. Raises EngineError for a bad folder or another precision than it was exported in.
 
         `device` other than "cpu" runs on the CPU and says so; `gpu_id` is not looked at. `precision` "auto"
-        takes what the folder holds. `threads` None takes every core.
+        takes what the folder holds. `threads` None takes every usable core.
         """
         device_note = None
         if device != "cpu":
@@ -281,7 +281,7 @@ class _Call:
 def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.InferenceSession:
     """Load a graph. An arena saves a step a tenth of its time, and keeps the most memory that any prompt needed."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
     # Where the processor has AVX2 and no VNNI, sums of two 8-bit products would be cut off at 16 bits: wrong sums for a

@@ -8,7 +8,6 @@ On a GPU, `static_step` decodes, and says what is promised there.
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
 from handler.engines.base import EngineDescription, EngineError
+from handler.engines.cores import usable_cores
 from handler.engines.row_blocks import find_row_block
 from handler.engines.static_step import StaticStep
 from handler.engines.t5_geometry import T5Geometry
@@ -60,12 +60,12 @@ class TorchEngine:
 
         `device` is "cpu" or "gpu"; without a usable GPU the engine runs on the CPU and says so in its
         description. `precision` is one of PRECISIONS, or "auto": bf16 where the device multiplies in it,
-        twice as fast there, and fp32 elsewhere. `threads` None takes every core.
+        twice as fast there, and fp32 elsewhere. `threads` None takes every usable core.
         """
         self._device, device_note = _choose_device(device, gpu_id)
         if precision == "auto":
             precision = "bf16" if multiplies_in_bf16(self._device) else "fp32"
-        torch.set_num_threads(threads or os.cpu_count() or 1)
+        torch.set_num_threads(threads or usable_cores())
         self._geometry = geometry = T5Geometry.read(model_dir)
         self._weights = weights = read_weights(model_dir, geometry, PRECISIONS[precision], self._device)
         self.description = EngineDescription(
