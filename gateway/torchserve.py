@@ -19,8 +19,7 @@ from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, Model
 from gateway.inference import ModelDescription, Worker
 from gateway.settings import Settings
 from gateway.torchserve_keys import TorchServeKey
-from handler.contract.generation import GenerationParameters
-from handler.contract.prompt import render
+from handler.contract.canary import canary
 from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, decode_line, decode_reply
 
 MAX_CONNECTIONS = 256
@@ -159,7 +158,7 @@ class TorchServeInference:
         pids = await self._ready_workers()
         async with self._proving:
             if pids != self._proven:
-                await self.generate(self._canary())
+                await self.generate(canary(self._clock(), CANARY_SECONDS))
                 self._proven = pids
 
     async def describe(self) -> ModelDescription:
@@ -238,16 +237,6 @@ class TorchServeInference:
         except ModelError as error:
             return error
         return ModelBusy("the model's queue is full")
-
-    def _canary(self) -> GenerateRequest:
-        now = self._clock()
-        return GenerateRequest(
-            prompt=render(["Hello."]),
-            request_id="canary",
-            parameters=GenerationParameters(max_length=1, min_length=0, do_sample=False),
-            submitted_at=now,
-            deadline=now + CANARY_SECONDS,
-        )
 
 
 @contextmanager
