@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     """The `key_file.json` that TorchServe writes where it asks for keys (`disable_token_authorization=false`), as it
     should wherever it is not on loopback. Read again when a key is refused."""
 
+    keep_connections: bool = True
+    """Whether connections to TorchServe are used again. Not behind a load balancer that chooses by connection, as a
+    Service of Kubernetes does: kept ones would pin the load, and go on to reach a server that is about to end."""
+
     model_name: str = Field(default="godel", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """The name the model is registered under in TorchServe."""
 

@@ -72,7 +72,10 @@ class TorchServeInference:
         """Yield the inference that `settings` describe; close its connections after."""
         async with httpx.AsyncClient(
             timeout=httpx.Timeout(settings.request_timeout + 2 * LATENESS_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            limits=httpx.Limits(
+                max_connections=MAX_CONNECTIONS,
+                max_keepalive_connections=MAX_CONNECTIONS if settings.keep_connections else 0,
+            ),
             trust_env=False,  # a proxy for the world outside is none for the process next door
         ) as client:
             yield cls(

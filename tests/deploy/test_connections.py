@@ -1,0 +1,30 @@
+"""Behind a Service each request takes a connection of its own, so that none follows a pod to its end."""
+
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from gateway.settings import Settings
+from gateway.torchserve import TorchServeInference
+from handler.contract.wire import GenerateRequest
+from tests.gateway.fake_torchserve import FakeTorchServe
+from tests.gateway.serving import running
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(("keep", "connections"), [(True, 1), (False, 3)])
+async def test_connections_are_kept_or_not_as_told(keep: bool, connections: int) -> None:
+    served, ports = FakeTorchServe(), set[Any]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        ports.add(scope["client"])
+        await served(scope, receive, send)
+
+    with running(app, lifespan="off") as url:
+        settings = Settings(inference_url=url, management_url=url, keep_connections=keep)
+        async with TorchServeInference.open(settings, {}) as inference:
+            for _ in range(3):
+                await inference.generate(GenerateRequest(prompt="Hello.", request_id="r"))
+    assert len(ports) == connections
