@@ -1,0 +1,220 @@
+"""The images' processes as a container runs them: read-only root, an account without a name, the lock's packages."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from handler.contract.generation import GenerationParameters
+from handler.contract.prompt import render
+from handler.contract.wire import GenerateRequest, decode_reply
+from launcher.excerpt import write_excerpt
+from launcher.properties import CONFIG, free_ports, read_properties, render_properties
+from launcher.trial import ARCHIVE
+from tests.deploy.image import Container, container, lay_out, lay_out_packages, read_images
+
+pytestmark = pytest.mark.e2e
+
+IMAGES = read_images()
+ELSEWHERE = "127.0.0.2"
+"""An address of this machine on which only who listens on all of them is met."""
+
+
+@dataclass
+class Served:
+    """A container of the TorchServe image."""
+
+    container: Container
+    options: dict[str, object]
+    ports: dict[str, int]
+    run_dir: Path
+
+    def url(self, name: str) -> str:
+        """Return an address by its name in config.properties, seen from outside."""
+        return f"http://{ELSEWHERE}:{self.ports[name]}"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the image `model` lays out."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "godel.mar").write_bytes(ARCHIVE.read_bytes())
+    write_excerpt(ARCHIVE, folder / "tokenizer.mar")
+    return readable(folder)
+
+
+@pytest.fixture(scope="module")
+def torchserve_options(tmp_path_factory: pytest.TempPathFactory, models: Path) -> dict[str, object]:
+    root, packages = tmp_path_factory.mktemp("torchserve"), tmp_path_factory.mktemp("torchserve-packages")
+    lay_out(IMAGES["torchserve"], root)
+    lay_out_packages(["requirements/handler.txt"], packages)
+    mounts = {"/models": models}
+    return {"image": IMAGES["torchserve"], "root": readable(root), "packages": readable(packages), "read_only": mounts}
+
+
+@contextlib.contextmanager
+def serving(options: dict[str, object], folder: Path) -> Iterator[Served]:
+    """Start the image's own command, on free ports, which a mounted config.properties says."""
+    ports = free_ports()
+    config, run_dir = folder / "config.properties", folder / "run"
+    run_dir.mkdir()
+    relative = read_properties(CONFIG) | {"metrics_config": "handler/metrics.yaml", "model_store": "model_store"}
+    config.write_text(render_properties(relative | ports))
+    readable(folder)
+    mounts = {**options["read_only"], "/app/config.properties": config}  # type: ignore[dict-item]
+    options = options | {"read_only": mounts, "writable": {"/run/godel": run_dir}}
+    image = IMAGES["torchserve"]
+    with container([*image.entrypoint, *image.command], **options) as running:
+        running.wait_for("ready: godel")
+        numbers = {name: int(value.rpartition(":")[2]) for name, value in ports.items()}
+        yield Served(running, options, numbers, run_dir)
+
+
+@pytest.fixture(scope="module")
+def served(torchserve_options: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(torchserve_options, tmp_path_factory.mktemp("served")) as running:
+        yield running
+
+
+def readable(folder: Path) -> Path:
+    """Let every account read `folder`, as images are; pytest's folders are their owner's alone."""
+    folder.chmod(0o755)
+    return folder
+
+
+def asking(**parameters: object) -> bytes:
+    request = GenerateRequest(
+        prompt=render(["Hello."]),
+        request_id="r",
+        parameters=GenerationParameters(do_sample=False, **parameters),  # type: ignore[arg-type]
+        stream=True,
+    )
+    return request.encode()
+
+
+def test_torchserve_runs_as_nobody_in_particular(served: Served) -> None:
+    first = served.container.first()
+    family = [first, *first.children(recursive=True)]
+    assert [process.name() for process in family if process.name() == "java"] == ["java"]
+    for process in family:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert process.uids().real == process.uids().effective == int(IMAGES["torchserve"].user.split(":")[0])
+        assert "NoNewPrivs:\t1" in status
+        assert "CapEff:\t0000000000000000" in status
+        assert "HOME" not in process.environ()
+
+
+def test_torchserve_answers_other_machines(served: Served) -> None:
+    reply = httpx.post(f"{served.url('inference_address')}/predictions/godel", content=asking(max_length=8), timeout=60)
+    assert decode_reply(reply.content.splitlines()[-1]).completion_tokens > 0
+    models = httpx.get(f"{served.url('management_address')}/models/godel").json()
+    assert models[0]["workers"][0]["status"] == "READY"
+
+
+def test_the_health_check_passes_once_the_model_has_answered(served: Served) -> None:
+    (served.run_dir / "answered").unlink(missing_ok=True)
+    for _ in range(2):  # the second time it need not ask the model
+        with container(IMAGES["torchserve"].healthcheck, **served.options) as probe:
+            assert probe.wait() == 0, probe.log
+    assert (served.run_dir / "answered").is_file()
+
+
+def test_the_health_check_fails_where_nothing_runs(torchserve_options: dict[str, object], tmp_path: Path) -> None:
+    with container(IMAGES["torchserve"].healthcheck, **torchserve_options, writable={"/run/godel": tmp_path}) as probe:
+        assert probe.wait() == 1
+    assert "nothing has been started" in probe.log
+
+
+def test_the_worker_says_what_it_serves_in_the_container_log(served: Served) -> None:
+    assert json.loads(served.container.wait_for(r"serving (\{.*\})"))["engine"] == "onnx"
+
+
+def test_a_model_that_is_missing_ends_the_container_with_the_reason(
+    torchserve_options: dict[str, object], tmp_path: Path
+) -> None:
+    image = IMAGES["torchserve"]
+    command = [*image.entrypoint, "--run-dir", "/run/godel", "--archive", "/models/other.mar"]
+    with container(command, **torchserve_options, writable={"/run/godel": tmp_path}) as running:
+        assert running.wait() == 1
+    assert "/models/other.mar does not exist" in running.log.splitlines()[-1]
+
+
+def test_sigterm_lets_a_stream_finish_before_torchserve_ends(
+    torchserve_options: dict[str, object], tmp_path: Path
+) -> None:
+    with serving(torchserve_options, tmp_path) as running:
+        url = f"{running.url('inference_address')}/predictions/godel"
+        body = asking(max_length=256, min_length=256)
+        with httpx.stream("POST", url, content=body, timeout=60, headers={"connection": "close"}) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            running.container.terminate()
+            last = list(lines)[-1]
+        assert decode_reply(last.encode()).completion_tokens == 256
+        assert running.container.wait() == 0, running.container.log
+        assert "are cut" not in running.container.log
+        assert not psutil.pid_exists(running.container.pid)
+
+
+@pytest.fixture(scope="module")
+def gateway(served: Served, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Container, str]]:
+    root, packages = tmp_path_factory.mktemp("gateway"), tmp_path_factory.mktemp("gateway-packages")
+    state, uploads = tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("uploads")
+    image = IMAGES["gateway"]
+    lay_out(image, root)
+    lay_out_packages(["requirements/gateway.txt", "requirements/tracing.txt"], packages)
+    with container(
+        [*image.entrypoint, *image.command],
+        image=image,
+        root=readable(root),
+        packages=readable(packages),
+        read_only={"/models": models},
+        writable={"/tmp": uploads, "/state": state},  # noqa: S108 - as the pod has it
+        environment={
+            "GODEL_PORT": "0",
+            "GODEL_ADMIN_KEY": KEY,
+            "GODEL_DATABASE_URL": "sqlite+aiosqlite:////state/godel.db",
+            "GODEL_INFERENCE_URL": served.url("inference_address"),
+            "GODEL_MANAGEMENT_URL": served.url("management_address"),
+            "GODEL_KEEP_CONNECTIONS": "false",
+        },
+    ) as running:
+        port = running.wait_for(r"listening on http://0\.0\.0\.0:(\d+)")
+        yield running, f"http://{ELSEWHERE}:{port}"
+
+
+KEY = "k" * 32
+
+
+def test_the_gateway_answers_without_torch_from_its_lock_alone(gateway: tuple[Container, str]) -> None:
+    running, url = gateway
+    with httpx.Client(base_url=url, headers={"x-api-key": KEY}, timeout=60) as client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+        bot = {"knowledge": "The cafe opens at nine."}
+        client.put("/v1/bots/cafe", json=bot).raise_for_status()
+        document = ("big.txt", b"The cafe opens at nine. " * 100_000, "text/plain")  # beyond what is kept in memory
+        assert client.put("/v1/bots/cafe/knowledge", files={"file": document}).status_code in (200, 422)
+        reply = client.post("/v1/bots/cafe/chat", json={"message": "When does the cafe open?"}).raise_for_status()
+        assert reply.json()["text"] if "text" in reply.json() else reply.json()
+    assert running.first().uids().real == 10001
+    assert not any("torch" in Path(row.path).name for row in running.first().memory_maps())
+
+
+def test_sigterm_lets_the_gateway_finish_a_stream(gateway: tuple[Container, str]) -> None:
+    running, url = gateway
+    with httpx.Client(base_url=url, headers={"x-api-key": KEY}, timeout=60) as client:
+        client.put("/v1/bots/cafe", json={"knowledge": "The cafe opens at nine."}).raise_for_status()
+        long = {"max_length": 200, "min_length": 200}
+        question = {"message": "When does the cafe open?", "stream": True, "parameters": long}
+        with client.stream("POST", "/v1/bots/cafe/chat", json=question) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            running.terminate()
+            rest = list(lines)
+    assert any('"completion_tokens":200' in line.replace(" ", "") for line in rest)
+    assert running.wait() == 0, running.log
