@@ -176,7 +176,7 @@ async def _services(
             {name: value for name, value in chosen.items() if value is not None},
         )
     )
-    admission = Admission(settings.max_in_flight, settings.max_waiting)
+    admission = Admission(settings.max_in_flight, settings.max_waiting, settings.max_queue_seconds)
     metrics.watch(admission)
     talk = Chat(
         store=store,

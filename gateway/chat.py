@@ -122,6 +122,7 @@ class Chat:
 
     async def _prepare(self, question: Question, *, stream: bool) -> "_Asked":
         submitted = self.clock()
+        self.admission.check(question.bot_id)
         self._check(question)
         bot = await self.store.get(question.bot_id)
         standing = await self.limits.admit(question.caller, bot)

@@ -16,8 +16,9 @@
     ├── KeyNotFound
     ├── KeysOff              keys are made only where they are asked for
     ├── RateLimited          the key or the bot has had its share of this minute
-    ├── QueueFull            too many requests wait for the model
-    ├── BotQueueFull         too many of them are this bot's
+    ├── Overloaded           no room before the model; says when to come again
+    │   ├── QueueFull        too many requests wait for it, or this one would wait too long
+    │   └── BotQueueFull     too many of them are this bot's
     ├── ContentRefused       the moderator refuses question or answer
     ├── ClientGone           nobody waits for the answer any more
     ├── ShuttingDown         the grace after SIGTERM is over
@@ -138,11 +139,19 @@ class RateLimited(GatewayError):
         self.standing: Final = standing
 
 
-class QueueFull(GatewayError):
-    """Too many requests wait for the model."""
+class Overloaded(GatewayError):
+    """There is no room before the model; `retry_seconds` says when there may be."""
+
+    def __init__(self, detail: str, *, retry_seconds: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_seconds: Final = retry_seconds
 
 
-class BotQueueFull(GatewayError):
+class QueueFull(Overloaded):
+    """Too many requests wait for the model, or another one would wait too long."""
+
+
+class BotQueueFull(Overloaded):
     """Too many of the requests that wait for the model are this bot's."""
 
 
@@ -230,15 +239,15 @@ RETRY_AFTER_SECONDS: Final[dict[type[GatewayError], int]] = {
     ModelDown: 3,
     StoreUnavailable: 1,
     ShuttingDown: 3,
-    QueueFull: 1,
-    BotQueueFull: 1,
 }
-"""When a retry makes sense: a full queue empties in a second, a dead worker is back in about three."""
+"""When a retry makes sense: a dead worker is back in about three seconds. How long a queue takes, it says itself."""
 
 
 def retry_after(error: GatewayError) -> int | None:
     """Return after how many seconds a retry makes sense, None where it does not."""
-    return error.standing.reset_seconds if isinstance(error, RateLimited) else RETRY_AFTER_SECONDS.get(type(error))
+    if isinstance(error, RateLimited):
+        return error.standing.reset_seconds
+    return error.retry_seconds if isinstance(error, Overloaded) else RETRY_AFTER_SECONDS.get(type(error))
 
 
 def status_of(error: GatewayError) -> int:

@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     max_waiting: int = Field(default=256, ge=0, le=65_536)
     """Most requests that wait for that, half of them for one bot; beyond it they are refused at once."""
 
+    max_queue_seconds: float = Field(default=5.0, gt=0, le=3600)
+    """Longest wait for that. Who would wait longer, at the pace at which answers came of late, is refused at once:
+    whoever is let in gets an answer soon, however many come."""
+
     moderator: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.]+$")
     """What checks questions and answers, as `module:name`; `gateway.moderation:WordList` comes with the gateway."""
 

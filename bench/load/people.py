@@ -14,49 +14,14 @@ from typing import Final
 ROOT: Final = Path(__file__).parent.parent.parent
 QUESTION: Final = "What is the password of the club?"
 
-FIRST: Final = (
-    "amber",
-    "silver",
-    "copper",
-    "marble",
-    "velvet",
-    "cotton",
-    "yellow",
-    "winter",
-    "summer",
-    "river",
-    "forest",
-    "island",
-    "harbor",
-)
-SECOND: Final = (
-    "falcon",
-    "garden",
-    "castle",
-    "meadow",
-    "lantern",
-    "thunder",
-    "window",
-    "orchard",
-    "pepper",
-    "saddle",
-    "ribbon",
-    "bishop",
-)
-THIRD: Final = (
-    "candle",
-    "barrel",
-    "dragon",
-    "feather",
-    "hammer",
-    "jacket",
-    "kettle",
-    "ladder",
-    "mirror",
-    "needle",
-    "oyster",
-    "pillow",
-)
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST: Final = _words("amber silver copper marble velvet cotton yellow winter summer river forest island harbor")
+SECOND: Final = _words("falcon garden castle meadow lantern thunder window orchard pepper saddle ribbon bishop")
+THIRD: Final = _words("candle barrel dragon feather hammer jacket kettle ladder mirror needle oyster pillow")
 """Words that the embedded model copies without fail, unless one of them comes twice. A password is one of each: the
 first two say whose it is, the third which version."""
 

@@ -1,6 +1,7 @@
 """Who is let to the model and who waits: bounds, turns, deadlines, and nobody lost."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 
@@ -127,6 +128,111 @@ async def test_a_place_that_comes_to_one_who_just_left_goes_to_the_next() -> Non
     assert (crowd.admission.in_flight, crowd.admission.waiting) == (0, 0)
 
 
+class Watch:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def paced(max_seconds: float, seconds: float, *, in_flight: int = 2) -> tuple[Crowd, Watch]:
+    """Return a crowd in which a place came free every `seconds`, some times; all places are taken, nobody waits."""
+    watch = Watch()
+    crowd = Crowd(Admission(in_flight, 1000, max_seconds, timer=watch))
+    for number in range(in_flight + 10):
+        await crowd.come(f"w{number}")
+    for _ in range(10):
+        watch.now += seconds
+        await crowd.leave(crowd.inside[len(crowd.inside) - in_flight])
+    assert (crowd.admission.in_flight, crowd.admission.waiting) == (in_flight, 0)
+    return crowd, watch
+
+
+async def test_who_would_wait_too_long_is_refused_at_once_and_told_when_to_come_again() -> None:
+    crowd, _ = await paced(max_seconds=3.0, seconds=0.9)
+    for name in ("a1", "a2", "a3", "a4"):
+        await crowd.come(name)
+    with pytest.raises(QueueFull, match="about 4 s") as refused:
+        await crowd.tasks["a4"]
+    assert refused.value.retry_seconds == 4
+    assert crowd.admission.waiting == 3
+
+
+async def test_a_bot_without_a_queue_is_let_in_where_a_busy_one_is_refused() -> None:
+    crowd, _ = await paced(max_seconds=3.0, seconds=0.9)
+    for name in ("a1", "a2", "a3", "a4", "b1"):
+        await crowd.come(name)
+    assert crowd.tasks["a4"].done()
+    with pytest.raises(QueueFull):
+        await crowd.tasks["a4"]
+    assert (crowd.tasks["b1"].done(), crowd.admission.waiting) == (False, 4)
+
+
+async def test_before_a_pace_is_known_only_the_bound_on_numbers_holds() -> None:
+    crowd = Crowd(Admission(1, 9, 0.001))
+    for name in ("a1", "b1", "c1", "d1"):
+        await crowd.come(name)
+    assert (crowd.admission.in_flight, crowd.admission.waiting) == (1, 3)
+    for task in crowd.tasks.values():
+        task.cancel()
+
+
+async def test_after_a_halt_of_the_model_the_queue_opens_again() -> None:
+    crowd, watch = await paced(max_seconds=3.0, seconds=1000.0)
+    await crowd.come("a0")
+    await crowd.come("b0")
+    with pytest.raises(QueueFull):
+        await crowd.tasks["b0"]
+    for number in range(300):  # the model is quick again, one waits at a time
+        watch.now += 0.001
+        await crowd.leave(crowd.inside[-2])
+        await crowd.come(f"a{number + 1}")
+    await crowd.come("b1")
+    assert not crowd.tasks["b1"].done()
+
+
+async def test_idle_time_is_no_pace() -> None:
+    crowd, watch = await paced(max_seconds=3.0, seconds=0.1)
+    for name in crowd.inside[-2:]:
+        await crowd.leave(name)
+    watch.now += 1000
+    for name in ("a1", "a2", "a3", "a4"):
+        await crowd.come(name)
+    watch.now += 0.1
+    await crowd.leave("a1")
+    await crowd.come("a5")
+    assert not crowd.tasks["a5"].done()
+
+
+async def test_nobody_waits_longer_than_twice_what_one_may_expect() -> None:
+    crowd = Crowd(Admission(1, 9, 0.01))
+    await crowd.come("a1")
+    await crowd.come("b1")
+    with pytest.raises(QueueFull, match=r"within 0\.02 s"):
+        await crowd.tasks["b1"]
+    assert crowd.admission.waiting == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_newcomer_waits_for_as_many_as_was_expected(seed: int) -> None:
+    rng = random.Random(seed)
+    crowd = Crowd(Admission(1, 1000))
+    for number in range(rng.randint(1, 30)):
+        await crowd.come(f"{rng.choice('abcd')}{number}")
+    for _ in range(rng.randint(0, len(crowd.tasks) - 1)):
+        await crowd.leave(crowd.inside[-1])
+    newcomer = f"{rng.choice('abcde')}-new"
+    expected = crowd.admission._ahead(newcomer[0])
+    await crowd.come(newcomer)
+    served = len(crowd.inside)
+    while newcomer not in crowd.inside:
+        await crowd.leave(crowd.inside[-1])
+    assert len(crowd.inside) - served - 1 == expected
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_over_http_what_is_too_much_is_refused_and_the_rest_answered(settings: Settings, stream: bool) -> None:
     model = EchoInference(gate=asyncio.Event())
@@ -157,8 +263,10 @@ async def test_over_http_what_is_too_much_is_refused_and_the_rest_answered(setti
         full = await ask("b")
         assert (full.status_code, full.json()["type"]) == (503, "urn:godel-serve:queue-full")
         assert full.headers["retry-after"] == "1"
+        unknown = await ask("nobody")
+        assert unknown.status_code == 503, "it was looked for before it was refused"
         model.gate.set()  # type: ignore[union-attr]
         answers = await asyncio.gather(first, *waiting)
         assert [answer.status_code for answer in answers] == [200] * 3
-        for line in ("godel_in_flight 0.0", "godel_waiting 0.0", 'godel_refusals_total{cause="QueueFull"} 1.0'):
+        for line in ("godel_in_flight 0.0", "godel_waiting 0.0", 'godel_refusals_total{cause="QueueFull"} 2.0'):
             await shows(client, line)
