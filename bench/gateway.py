@@ -4,6 +4,9 @@
 turn, without a pause. What a request takes beyond the model's own time, less that of the direct way, is the gateway's.
 Each round asks in several ways: stateless, in a session, streamed; meanwhile a probe asks for /healthz and /readyz.
 Prints a table and a last JSON line. `--database-url` takes PostgreSQL's.
+
+Client, model and gateway share the machine, so what is waited for grows with all that it does. The processor time that
+each of them spends on a request says which of them it was.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from starlette.types import Receive, Scope, Send
 
 from bench.machine import machine
@@ -72,8 +76,8 @@ async def model(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.contextmanager
-def started(command: list[str], environment: Mapping[str, str], pattern: str) -> Iterator[str]:
-    """Run `command` until the end of the block; yield what `pattern` finds in its log."""
+def started(command: list[str], environment: Mapping[str, str], pattern: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Run `command` until the end of the block; yield what `pattern` finds in its log, and the process."""
     with tempfile.NamedTemporaryFile() as log:  # a pipe that nobody reads would fill up and stop it
         process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=os.environ | environment, stderr=log)
         try:
@@ -81,7 +85,7 @@ def started(command: list[str], environment: Mapping[str, str], pattern: str) ->
                 if process.poll() is not None:
                     raise SystemExit(Path(log.name).read_text())
                 time.sleep(0.05)
-            yield found[1]
+            yield found[1], psutil.Process(process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -121,8 +125,12 @@ async def probed(http: httpx.AsyncClient, times: dict[str, list[float]]) -> Asyn
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def measure(gateway: str, torchserve: str, clients: int, repeats: int) -> dict[str, Any]:
-    """Return the milliseconds of every way to ask, round by round in turn, and of the probes."""
+async def measure(
+    gateway: str, torchserve: str, processes: Mapping[str, psutil.Process], clients: int, repeats: int
+) -> dict[str, Any]:
+    """Return the milliseconds of every way to ask, round by round in turn, and of the probes; and the milliseconds of
+    processor time of each process, by way.
+    """
     knowledge = (ROOT / "examples/cricket.txt").read_text(encoding="utf-8")
     limits = httpx.Limits(max_connections=clients + 2)
     async with (
@@ -153,6 +161,7 @@ async def measure(gateway: str, torchserve: str, clients: int, repeats: int) -> 
         }
         taken: dict[str, list[float]] = {name: [] for name in ways}
         probes: dict[str, list[float]] = {}
+        spent: dict[str, dict[str, float]] = {name: dict.fromkeys(processes, 0.0) for name in ways}
         for way in ways.values():
             await timed(clients, 3, way)  # warm up
         (await http.get("/readyz")).raise_for_status()  # the first one waits for a canary's answer
@@ -161,8 +170,17 @@ async def measure(gateway: str, torchserve: str, clients: int, repeats: int) -> 
                 async with contextlib.AsyncExitStack() as stack:
                     if name != "model alone":
                         await stack.enter_async_context(probed(http, probes))
+                    before = {process: processor_ms(it) for process, it in processes.items()}
                     taken[name] += await timed(clients, 10, way)
-    return {"ways": taken, "probes": probes}
+                    for process, it in processes.items():
+                        spent[name][process] += processor_ms(it) - before[process]
+    return {"ways": taken, "probes": probes, "spent": spent}
+
+
+def processor_ms(process: psutil.Process) -> float:
+    """Return how many milliseconds of processor time the threads of `process` have had."""
+    times = process.cpu_times()
+    return float(times.user + times.system) * 1e3
 
 
 def main() -> None:
@@ -174,7 +192,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         served = ["uvicorn", "bench.gateway:model", "--port", "0", "--log-level", "info", "--no-access-log"]
-        with started(served, {}, r"(http://127\.0\.0\.1:\d+)") as torchserve:
+        with started(served, {}, r"(http://127\.0\.0\.1:\d+)") as (torchserve, model_process):
             environment = {
                 "GODEL_PORT": "0",
                 "GODEL_ADMIN_KEY": KEY,
@@ -183,8 +201,9 @@ def main() -> None:
                 "GODEL_DATABASE_URL": options.database_url or f"sqlite+aiosqlite:///{scratch}/bots.db",
                 "GODEL_LOG_LEVEL": "info",
             }
-            with started(["gateway"], environment, r"listening on (\S+)") as gateway:
-                measured = asyncio.run(measure(gateway, torchserve, options.clients, options.repeats))
+            with started(["gateway"], environment, r"listening on (\S+)") as (gateway, gateway_process):
+                processes = {"gateway": gateway_process, "model": model_process, "clients": psutil.Process()}
+                measured = asyncio.run(measure(gateway, torchserve, processes, options.clients, options.repeats))
     alone = statistics.median(measured["ways"]["model alone"])
     over = {
         name: round(statistics.median(taken) - alone, 2)
@@ -195,14 +214,24 @@ def main() -> None:
         path: {"median": round(statistics.median(taken), 2), "worst": round(max(taken), 2), "asked": len(taken)}
         for path, taken in measured["probes"].items()
     }
+    each = {
+        way: {process: round(spent / len(measured["ways"][way]), 2) for process, spent in by_process.items()}
+        for way, by_process in measured["spent"].items()
+    }
     print(
         f"{options.clients} clients; the model directly: {alone:.2f} ms beside its own time; the gateway adds, median:"
     )
     for name, milliseconds in over.items():
-        print(f"  {name:14} {milliseconds:6.2f} ms")
-    for path, numbers in probes.items():
-        print(f"  {path:14} {numbers['median']:6.2f} ms, at worst {numbers['worst']:.1f} ms of {numbers['asked']}")
-    print(json.dumps({"machine": machine(), "direct_ms": round(alone, 2), "over_ms": over, "probes_ms": probes}))
+        print(f"  {name:14} {milliseconds:6.2f} ms; processor time: {in_words(each[name])}")
+    for path, seen in probes.items():
+        print(f"  {path:14} {seen['median']:6.2f} ms, at worst {seen['worst']:.1f} ms of {seen['asked']}")
+    numbers = {"direct_ms": round(alone, 2), "over_ms": over, "processor_ms": each, "probes_ms": probes}
+    print(json.dumps({"machine": machine()} | numbers))
+
+
+def in_words(by_process: Mapping[str, float]) -> str:
+    """Return milliseconds by process as a person reads them."""
+    return ", ".join(f"{process} {milliseconds:.2f} ms" for process, milliseconds in by_process.items())
 
 
 if __name__ == "__main__":
