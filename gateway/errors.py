@@ -15,6 +15,9 @@
     ├── ForeignOrigin        no key is asked for, but the request comes from elsewhere
     ├── KeyNotFound
     ├── KeysOff              keys are made only where they are asked for
+    ├── DeploymentNotFound
+    ├── DeploymentUnfit      a model server that does not answer, or not as this gateway needs it
+    ├── RoutingConflict      the shares of the deployments cannot be changed so, as they are now
     ├── RateLimited          the key or the bot has had its share of this minute
     ├── Overloaded           no room before the model; says when to come again
     │   ├── QueueFull        too many requests wait for it, or this one would wait too long
@@ -131,6 +134,21 @@ class KeysOff(GatewayError):
     """Keys are made only where they are asked for."""
 
 
+class DeploymentNotFound(GatewayError):
+    """There is no such deployment."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no deployment {name[:64]}; GET /v1/deployments lists them")
+
+
+class DeploymentUnfit(GatewayError):
+    """A model server does not answer, or reads prompts otherwise than this gateway writes them."""
+
+
+class RoutingConflict(GatewayError):
+    """The shares of the deployments cannot be changed so, as they are now."""
+
+
 class RateLimited(GatewayError):
     """The key or the bot has had its share of this minute."""
 
@@ -188,7 +206,11 @@ class ModelTimeout(ModelError):
 
 
 class ModelDown(ModelError):
-    """No worker can answer."""
+    """No worker can answer. Unless a worker may have got the request (`reached`), another one may be asked."""
+
+    def __init__(self, detail: str, *, reached: bool = True) -> None:
+        super().__init__(detail)
+        self.reached: Final = reached
 
 
 class ModelGarbled(ModelError):
@@ -218,6 +240,9 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
     ForeignOrigin: 403,
     KeyNotFound: 404,
     KeysOff: 409,
+    DeploymentNotFound: 404,
+    DeploymentUnfit: 422,
+    RoutingConflict: 409,
     RateLimited: 429,
     QueueFull: 503,
     BotQueueFull: 429,

@@ -7,6 +7,8 @@ What has to be known of TorchServe 0.12: `/ping` says nothing, so readiness is a
 
 import asyncio
 import contextlib
+import socket
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -31,6 +33,11 @@ LATENESS_SECONDS = 2.0
 """How long after its deadline an answer may arrive: the model returns what it has *at* the deadline."""
 
 KEY_REFUSED = "TorchServe asks for a key and did not take the gateway's; is GODEL_TORCHSERVE_KEYS its key_file.json?"
+
+SILENCE_SECONDS = 10
+"""After how long without a sign of life from the other machine a connection counts as cut. A machine that has lost its
+network says nothing, and TCP alone would wait for a quarter of an hour; a model that is slow is no silence, for its
+machine acknowledges."""
 
 PREDICT = {"content-type": "application/json"}
 DESCRIBE = PREDICT | {DESCRIBE_HEADER: "True"}
@@ -72,9 +79,12 @@ class TorchServeInference:
         """Yield the inference that `settings` describe; close its connections after."""
         async with httpx.AsyncClient(
             timeout=httpx.Timeout(settings.request_timeout + 2 * LATENESS_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(
-                max_connections=MAX_CONNECTIONS,
-                max_keepalive_connections=MAX_CONNECTIONS if settings.keep_connections else 0,
+            transport=httpx.AsyncHTTPTransport(
+                limits=httpx.Limits(
+                    max_connections=MAX_CONNECTIONS,
+                    max_keepalive_connections=MAX_CONNECTIONS if settings.keep_connections else 0,
+                ),
+                socket_options=_signs_of_life(),
             ),
             trust_env=False,  # a proxy for the world outside is none for the process next door
         ) as client:
@@ -148,9 +158,9 @@ class TorchServeInference:
             case 413:
                 return ModelRejected("the prompt is larger than TorchServe takes", status=413)
             case 404:
-                return ModelDown(f"TorchServe has no model called {self._name}")
+                return ModelDown(f"TorchServe has no model called {self._name}", reached=False)
             case 400:
-                return ModelDown(KEY_REFUSED)
+                return ModelDown(KEY_REFUSED, reached=False)
             case 500 | 507:
                 return ModelDown("the worker died while it answered")
             case status:
@@ -238,8 +248,21 @@ class TorchServeInference:
         try:
             await self._ready_workers()
         except ModelError as error:
-            return error
+            return ModelDown(error.detail, reached=False)  # it was refused, whatever else is wrong
         return ModelBusy("the model's queue is full")
+
+
+def _signs_of_life() -> list[tuple[int, int, int]]:
+    """Return the options of a socket that notices within SILENCE_SECONDS that the other machine is gone."""
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    if sys.platform == "linux":
+        options += [
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS // 2),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SILENCE_SECONDS // 2),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000),
+        ]
+    return options
 
 
 @contextmanager
@@ -251,6 +274,8 @@ def _translated() -> Iterator[None]:
         raise ModelTimeout("the model did not answer in time") from error
     except httpx.PoolTimeout as error:
         raise ModelBusy("too many requests wait for the model") from error
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise ModelDown("no connection to TorchServe comes about", reached=False) from error
     except httpx.TransportError as error:
         raise ModelDown("the connection to TorchServe failed") from error
 
