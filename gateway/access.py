@@ -56,6 +56,12 @@ NEEDS: Final[dict[str, Need | None]] = {
     "GET /v1/keys/{key_id}": Need("admin"),
     "DELETE /v1/keys/{key_id}": Need("admin"),
     "POST /v1/keys/{key_id}/rotate": Need("admin"),
+    "GET /v1/deployments": Need("admin"),  # shows addresses inside
+    "GET /v1/deployments/{name}": Need("admin"),
+    "PUT /v1/deployments/{name}": Need("admin"),
+    "PUT /v1/deployments/{name}/weight": Need("admin"),
+    "POST /v1/deployments/rollback": Need("admin"),
+    "DELETE /v1/deployments/{name}": Need("admin"),
     "GET /{bot_id}/context/{message}": Need("edit"),
     "GET /{bot_id}/chat/{message}": Need("chat"),
 }

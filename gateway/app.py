@@ -1,8 +1,8 @@
 """The composition root: which concrete part stands behind which port is decided here and nowhere else."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -15,16 +15,20 @@ from gateway.admission import Admission
 from gateway.bots import LIMITS, RESERVED_BOT_IDS, BotRules
 from gateway.chat import Chat
 from gateway.conversations import Conversations
+from gateway.deployment_metrics import DeploymentMetrics
+from gateway.deployments import Address
 from gateway.errors import Misconfigured
 from gateway.inference import Inference
 from gateway.keys import Keys
 from gateway.limits import RateLimits
 from gateway.metrics import MeasuredInference, Metrics
 from gateway.moderation import load_moderator
+from gateway.pool import OpenModel, Pool
 from gateway.prompting import PromptBuilder
 from gateway.readiness import Readiness
 from gateway.request_log import BodyLimit, RequestLog
-from gateway.routes import bots, chat, keys, knowledge, model, openai, page, seed, sessions
+from gateway.rollout import Rollout
+from gateway.routes import bots, chat, deployments, keys, knowledge, model, openai, page, seed, sessions
 from gateway.routes import metrics as metrics_route
 from gateway.services import Services
 from gateway.settings import Settings
@@ -56,6 +60,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     openai.router,
     keys.router,
+    deployments.router,
     page.router,
     seed.router,
 )
@@ -95,7 +100,7 @@ def create_app(
     settings: Settings,
     *,
     store: Store | None = None,
-    inference: Inference | None = None,
+    inference: Inference | OpenModel | None = None,
     count_tokens: CountTokens | None = None,
 ) -> FastAPI:
     """Return the application. What is not given is made from `settings` when it starts and closed when it stops.
@@ -138,7 +143,7 @@ async def _services(
     stack: AsyncExitStack,
     metrics: Metrics,
     store: Store | None,
-    inference: Inference | None,
+    inference: Inference | OpenModel | None,
     count_tokens: CountTokens | None,
 ) -> Services:
     """Choose and open every part; `stack` closes those opened here."""
@@ -157,18 +162,20 @@ async def _services(
         store = await stack.enter_async_context(
             SqlStore.open(settings.database_url, patience=settings.database_timeout)
         )
-    if inference is None:
-        from gateway.torchserve import TorchServeInference
-
-        inference = await stack.enter_async_context(TorchServeInference.open(settings, metadata))
+    open_model, own = _opener(settings, metadata, inference), Address(settings.inference_url, settings.management_url)
+    judge = DeploymentMetrics(metrics.registry)
+    pool = await stack.enter_async_context(Pool.open(open_model, own, await store.read_routing(), judge=judge))
+    judge.watch(pool)
     keys = Keys(store, settings.admin_key.get_secret_value() if settings.admin_key else None, now)
     if not keys.required and (await store.page_keys(limit=1)).keys:
         raise Misconfigured("there are keys in the store, but without GODEL_ADMIN_KEY nobody would be asked for one")
-    readiness = Readiness(inference)
+    readiness = Readiness(pool)
     stack.push_async_callback(readiness.close)
     conversations = Conversations(store=store, idle=timedelta(hours=settings.session_idle_hours), clock=now)
     stop = asyncio.Event()
     stack.push_async_callback(_end, asyncio.ensure_future(conversations.sweep(stop)), stop)
+    rollout = Rollout(store=store, pool=pool, open_model=open_model, count_tokens=count_tokens, prompt_budget=budget)
+    stack.push_async_callback(_end, asyncio.ensure_future(rollout.follow(stop)), stop)
     chosen = {name: getattr(settings, name) for name in LIMITS}
     limits = await stack.enter_async_context(
         RateLimits.open(
@@ -180,7 +187,7 @@ async def _services(
     metrics.watch(admission)
     talk = Chat(
         store=store,
-        inference=MeasuredInference(TracedInference(inference, tracers), metrics),
+        inference=MeasuredInference(TracedInference(pool, tracers), metrics),
         conversations=conversations,
         prompts=PromptBuilder(count_tokens=count_tokens, budget=budget),
         timeout=settings.request_timeout,
@@ -195,14 +202,31 @@ async def _services(
         rules=BotRules(settings.max_knowledge_characters),
         store=store,
         keys=keys,
-        inference=inference,
+        inference=pool,
         readiness=readiness,
+        rollout=rollout,
         conversations=conversations,
         chat=talk,
         max_document_bytes=settings.max_document_bytes,
         metrics=metrics,
         tracers=tracers,
     )
+
+
+def _opener(settings: Settings, metadata: Mapping[str, Any], inference: Inference | OpenModel | None) -> OpenModel:
+    """Return what opens the model at an address. `metadata` is about the model of the settings' own."""
+    if callable(inference):
+        return inference
+    if inference is not None:
+        return lambda _: nullcontext(inference)
+    from gateway.torchserve import TorchServeInference
+
+    def open_model(address: Address) -> AbstractAsyncContextManager[Inference]:
+        urls = {"inference_url": address.inference_url, "management_url": address.management_url}
+        own = address.inference_url == settings.inference_url
+        return TorchServeInference.open(settings.model_copy(update=urls), metadata if own else {})
+
+    return open_model
 
 
 async def _end(task: "asyncio.Future[None]", stop: asyncio.Event) -> None:

@@ -24,6 +24,20 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentState:
+    """One of several versions of the model that are served."""
+
+    name: str
+    weight: int
+    """Percent of the requests."""
+    version: str | None
+    """What its servers say; None while none does."""
+    instances: int
+    live: int
+    """How many of them are asked just now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDescription:
     """What is served. None where whoever serves it does not say."""
 
@@ -43,6 +57,15 @@ class ModelDescription:
     """How many more requests the queue would take."""
     queue_pending: int | None = None
     """How many requests wait in the queue."""
+    deployments: tuple[DeploymentState, ...] = ()
+    """All versions that are served. The rest is about the one with the greatest share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedReply(GenerateReply):
+    """A reply, and which deployment it is of. It does not travel: the contract's own reply does."""
+
+    deployment: str
 
 
 class Inference(Protocol):

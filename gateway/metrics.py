@@ -55,6 +55,11 @@ class Metrics:
         self._waiting = Gauge("godel_waiting", "Requests that wait for a place at the model.", registry=own)
         self._bots: set[str] = set()
 
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where further metrics may be added."""
+        return self._registry
+
     def watch(self, admission: Admission) -> None:
         """Show how many are let in and how many wait, whenever somebody looks."""
         self._in_flight.set_function(lambda: admission.in_flight)

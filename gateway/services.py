@@ -16,6 +16,7 @@ from gateway.limits import Standing
 from gateway.metrics import Metrics
 from gateway.problems import rate_limit_headers
 from gateway.readiness import Readiness
+from gateway.rollout import Rollout
 from gateway.store.port import Store
 
 
@@ -28,6 +29,7 @@ class Services:
     keys: Keys
     inference: Inference
     readiness: Readiness
+    rollout: Rollout
     conversations: Conversations
     chat: Chat
     max_document_bytes: int

@@ -11,7 +11,7 @@ from gateway.bots import BOT_ID, LIMITS, MAX_INSTRUCTION_CHARACTERS, MAX_LIMIT, 
 from gateway.chat import Answer
 from gateway.conversations import Exchange, Session, by_turns
 from gateway.errors import InvalidInput
-from gateway.inference import ModelDescription
+from gateway.inference import ModelDescription, RoutedReply
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import DEFAULT_INSTRUCTION, DEFAULT_INSTRUCTION_WITHOUT_KNOWLEDGE, INSTRUCTIONS
 from handler.contract.wire import FinishReason
@@ -238,6 +238,8 @@ class ChatOutput(Output):
     passages: list[PassageOutput]
     left_out: LeftOut
     request_id: str = Field(examples=[_REQUEST_ID])
+    deployment: str | None = Field(examples=["default"])
+    """Which of the versions of the model answered."""
 
     @classmethod
     def of(cls, answer: Answer, request_id: str) -> Self:
@@ -258,6 +260,7 @@ class ChatOutput(Output):
                 message_characters=prompt.message_characters_dropped,
             ),
             request_id=request_id,
+            deployment=reply.deployment if isinstance(reply, RoutedReply) else None,
         )
 
 
@@ -330,8 +333,21 @@ class QueueOutput(Output):
     """How many requests wait in it."""
 
 
+class DeploymentShare(Output):
+    """One of the versions of the model that are served."""
+
+    name: str = Field(examples=["default"])
+    weight: int = Field(examples=[100])
+    """Percent of the requests."""
+    version: str | None = Field(examples=["1.0"])
+    instances: int = Field(examples=[1])
+    """How many servers run it."""
+    live: int = Field(examples=[1])
+    """How many of them are asked just now."""
+
+
 class ModelOutput(Output):
-    """The model that answers; null where the server does not say."""
+    """The model that answers, of several versions that with the greatest share; null where the server does not say."""
 
     name: str = Field(examples=["godel"])
     version: str | None = Field(examples=["1.0"])
@@ -346,6 +362,8 @@ class ModelOutput(Output):
     max_new_tokens: int | None = Field(examples=[256])
     workers: list[WorkerOutput]
     queue: QueueOutput
+    deployments: list[DeploymentShare]
+    """All versions that are served."""
 
     @classmethod
     def of(cls, model: ModelDescription) -> Self:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from gateway.bots import Bot, BotDraft
 from gateway.conversations import Exchange, Session, new_session_id
-from gateway.errors import BotChanged, BotExists, BotNotFound, KeyNotFound, SessionNotFound
+from gateway.deployments import Routing
+from gateway.errors import BotChanged, BotExists, BotNotFound, KeyNotFound, RoutingConflict, SessionNotFound
 from gateway.keys import Key
 from gateway.store.port import BotPage, KeyPage, SessionPage
 
@@ -25,6 +26,7 @@ class MemoryStore:
         self._sessions: dict[str, Session] = {}
         self._exchanges: dict[str, list[Exchange]] = {}
         self._keys: dict[str, Key] = {}
+        self._routing = Routing()
 
     async def get(self, bot_id: str) -> Bot:
         """Return a bot. Raises BotNotFound."""
@@ -186,6 +188,16 @@ class MemoryStore:
         """Note when a key was used, if it is still there."""
         if key_id in self._keys:
             self._keys[key_id] = dataclasses.replace(self._keys[key_id], last_used_at=moment)
+
+    async def read_routing(self) -> Routing:
+        """Return the routing; what holds by default when none was written."""
+        return self._routing
+
+    async def write_routing(self, routing: Routing) -> None:
+        """Keep a routing. Raises RoutingConflict when another one has its revision already."""
+        if routing.revision <= self._routing.revision:
+            raise RoutingConflict(f"revision {routing.revision} of the deployments was made by somebody else")
+        self._routing = routing
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.session_id]

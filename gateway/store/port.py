@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gateway.bots import Bot, BotDraft
 from gateway.conversations import Exchange, Session
+from gateway.deployments import Routing
 from gateway.keys import Key
 
 
@@ -145,5 +146,17 @@ class KeyStore(Protocol):
         ...
 
 
-class Store(BotStore, SessionStore, KeyStore, Protocol):
+class RoutingStore(Protocol):
+    """Keeps the routing to model servers, under the same promises."""
+
+    async def read_routing(self) -> Routing:
+        """Return the routing; what holds by default when none was written."""
+        ...
+
+    async def write_routing(self, routing: Routing) -> None:
+        """Keep a routing. Raises RoutingConflict when another one has its revision already."""
+        ...
+
+
+class Store(BotStore, SessionStore, KeyStore, RoutingStore, Protocol):
     """All that the gateway keeps."""

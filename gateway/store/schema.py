@@ -79,3 +79,12 @@ keys = Table(
     Column("expires_at", UtcDateTime, nullable=True),
     Column("last_used_at", UtcDateTime, nullable=True),
 )
+
+model_routes = Table(
+    "model_routes",
+    metadata,
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("deployments", JSON, nullable=False),
+    Column("earlier", JSON, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+)

@@ -16,6 +16,7 @@ from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.store.port import BotPage
 from gateway.store.schema import bots
 from gateway.store.sql_keys import SqlKeys
+from gateway.store.sql_routing import SqlRouting
 from gateway.store.sql_sessions import SqlSessions
 from gateway.store.transactions import SqlDatabase
 
@@ -123,5 +124,5 @@ def _bot(row: RowMapping) -> Bot:
     return Bot(**row)
 
 
-class SqlStore(SqlBots, SqlSessions, SqlKeys):
+class SqlStore(SqlBots, SqlSessions, SqlKeys, SqlRouting):
     """A `Store` in one database."""

@@ -34,9 +34,10 @@ async def test_what_the_application_opens_it_closes(settings: Settings, tokenize
     async with app.router.lifespan_context(app):
         services = app.state.services
         await services.store.page(limit=1)
-        assert not services.inference._client.is_closed
+        (served,) = services.inference.members
+        assert not served.inference._client.is_closed
         assert "bots.db-wal" in database_files(settings)
-    assert services.inference._client.is_closed
+    assert served.inference._client.is_closed
     assert database_files(settings) == ["bots.db"]  # SQLite folds its log in when the last connection closes
 
 
@@ -57,7 +58,7 @@ async def test_what_the_application_is_given_it_uses(settings: Settings) -> None
     app = create_app(settings, store=store, inference=inference, count_tokens=count_words)
     async with app.router.lifespan_context(app):
         assert app.state.services.store is store
-        assert app.state.services.inference is inference
+        assert [member.inference for member in app.state.services.inference.members] == [inference]
 
 
 def test_a_route_that_a_bot_could_shadow_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

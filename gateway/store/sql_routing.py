@@ -1,0 +1,65 @@
+"""The routing to model servers in a SQL database: a row for each revision, so that the last ones can be looked up."""
+
+from typing import Any, Final
+
+from sqlalchemy import delete, select
+from sqlalchemy.engine import RowMapping
+
+from gateway.deployments import Address, Deployment, Routing
+from gateway.errors import RoutingConflict
+from gateway.store.schema import model_routes
+from gateway.store.transactions import SqlDatabase
+
+KEPT_REVISIONS: Final = 100
+
+
+class SqlRouting(SqlDatabase):
+    """A `RoutingStore`."""
+
+    async def read_routing(self) -> Routing:
+        """Return the routing; what holds by default when none was written."""
+        query = select(model_routes).order_by(model_routes.c.revision.desc()).limit(1)
+        async with self._transaction() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return _routing(row) if row else Routing()
+
+    async def write_routing(self, routing: Routing) -> None:
+        """Keep a routing. Raises RoutingConflict when another one has its revision already."""
+        # Of two writers at once one inserts, and the other one finds the revision taken.
+        statement = self._insert(model_routes).values(_row(routing) | {"changed_at": self._clock()})
+        old = delete(model_routes).where(model_routes.c.revision <= routing.revision - KEPT_REVISIONS)
+        async with self._writing() as connection:
+            result = await connection.execute(statement.on_conflict_do_nothing())
+            if result.rowcount == 0:
+                raise RoutingConflict(f"revision {routing.revision} of the deployments was made by somebody else")
+            await connection.execute(old)
+
+
+def _row(routing: Routing) -> dict[str, Any]:
+    return {
+        "revision": routing.revision,
+        "deployments": [
+            {
+                "name": each.name,
+                "weight": each.weight,
+                "instances": [[address.inference_url, address.management_url] for address in each.instances],
+            }
+            for each in routing.deployments
+        ],
+        "earlier": [dict(weights) for weights in routing.earlier],
+    }
+
+
+def _routing(row: RowMapping) -> Routing:
+    return Routing(
+        revision=row["revision"],
+        deployments=tuple(
+            Deployment(
+                name=each["name"],
+                weight=each["weight"],
+                instances=tuple(Address(*address) for address in each["instances"]),
+            )
+            for each in row["deployments"]
+        ),
+        earlier=tuple(row["earlier"]),
+    )
