@@ -1,9 +1,8 @@
-"""`godel`: bots, chats and keys from a terminal, over the gateway's HTTP interface."""
+"""`godel`: bots, chats, keys and versions of the model from a terminal, over the gateway's HTTP interface."""
 
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.client import CallFailed, GatewayClient
+from gateway.deploy_commands import add_deploy
 from gateway.keys import SCOPES
+from gateway.terminal import add_command, harmless, table
 from handler.contract.prompt import INSTRUCTIONS
 
 URL: Final = "http://127.0.0.1:8000"
-
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What could make a terminal do things; texts of bots are not to be trusted with it."""
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
             command.run(client, command)
             sys.stdout.flush()
     except CallFailed as failure:
-        print(f"godel: {_harmless(str(failure))}", file=sys.stderr)
+        print(f"godel: {harmless(str(failure))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -46,7 +44,9 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="godel", description="Bots, chats and keys of a godel-serve gateway.", epilog="The key is GODEL_API_KEY's."
+        prog="godel",
+        description="Bots, chats, keys and model versions of a godel-serve gateway.",
+        epilog="The key is GODEL_API_KEY's.",
     )
     parser.add_argument("--url", help=f"the gateway (GODEL_URL, or else {URL})")
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)
@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     bots = groups.add_parser("bots", help="list, create, show, teach, delete").add_subparsers(
         metavar="COMMAND", required=True
     )
-    _command(bots, "list", _list_bots, "list bots")
-    create = _command(bots, "create", _create_bot, "create a bot")
+    add_command(bots, "list", _list_bots, "list bots")
+    create = add_command(bots, "create", _create_bot, "create a bot")
     create.add_argument("bot")
     create.add_argument("--name", default="", help="what people call it")
     create.add_argument("--instruction", help=f"{', '.join(INSTRUCTIONS)}, or a text of your own")
@@ -70,15 +70,15 @@ def _parser() -> argparse.ArgumentParser:
         type=_setting,
         help="a default of its answers, such as do_sample=false; may be given more than once",
     )
-    show = _command(bots, "show", _show_bot, "show a bot, as JSON")
+    show = add_command(bots, "show", _show_bot, "show a bot, as JSON")
     show.add_argument("bot")
-    teach = _command(bots, "teach", _teach_bot, "replace what a bot knows by a document")
+    teach = add_command(bots, "teach", _teach_bot, "replace what a bot knows by a document")
     teach.add_argument("bot")
     teach.add_argument("file", type=Path)
-    delete = _command(bots, "delete", _delete_bot, "delete a bot and its sessions")
+    delete = add_command(bots, "delete", _delete_bot, "delete a bot and its sessions")
     delete.add_argument("bot")
 
-    chat = _command(groups, "chat", _chat, "talk to a bot: one message, or a conversation until Ctrl-D")
+    chat = add_command(groups, "chat", _chat, "talk to a bot: one message, or a conversation until Ctrl-D")
     chat.add_argument("bot")
     chat.add_argument("message", nargs="?", help="without it, a conversation")
 
@@ -89,23 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     keys = groups.add_parser("keys", help="list, create, rotate, revoke").add_subparsers(
         metavar="COMMAND", required=True
     )
-    _command(keys, "list", _list_keys, "list keys")
-    new = _command(keys, "create", _create_key, "make a key; prints it, this once")
+    add_command(keys, "list", _list_keys, "list keys")
+    new = add_command(keys, "create", _create_key, "make a key; prints it, this once")
     new.add_argument("--scope", choices=SCOPES, required=True)
     new.add_argument("--bot", action="append", help="a bot it is for; may be given more than once; without: all")
     new.add_argument("--name", default="", help="what it is for")
     new.add_argument("--days", type=float, help="how long it lives; without: for ever")
-    rotate = _command(keys, "rotate", _rotate_key, "make a key in place of another; prints it, this once")
+    rotate = add_command(keys, "rotate", _rotate_key, "make a key in place of another; prints it, this once")
     rotate.add_argument("key_id")
     rotate.add_argument("--overlap", type=int, default=86_400, metavar="SECONDS", help="how long the old one lives on")
-    revoke = _command(keys, "revoke", _revoke_key, "make a key worthless")
+    revoke = add_command(keys, "revoke", _revoke_key, "make a key worthless")
     revoke.add_argument("key_id")
-    return parser
 
-
-def _command(group: Any, name: str, run: Any, meaning: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = group.add_parser(name, help=meaning, description=meaning)
-    parser.set_defaults(run=run)
+    add_deploy(groups)
     return parser
 
 
@@ -122,7 +118,7 @@ def _list_bots(client: GatewayClient, _: argparse.Namespace) -> None:
         (bot["bot_id"], f"{bot['knowledge_characters']}", bot["updated_at"][:16].replace("T", " "), bot["name"])
         for bot in client.pages("bots", "bots")
     ]
-    _table(("BOT", "CHARACTERS", "CHANGED", "NAME"), rows)
+    table(("BOT", "CHARACTERS", "CHANGED", "NAME"), rows)
 
 
 def _create_bot(client: GatewayClient, command: argparse.Namespace) -> None:
@@ -180,7 +176,7 @@ def _chat(client: GatewayClient, command: argparse.Namespace) -> None:
         try:
             _answer(client, command.bot, message, session)
         except CallFailed as failure:  # the conversation can go on
-            print(f"godel: {_harmless(str(failure))}", file=sys.stderr)
+            print(f"godel: {harmless(str(failure))}", file=sys.stderr)
 
 
 def _answer(client: GatewayClient, bot: str, message: str, session: str | None) -> None:
@@ -188,7 +184,7 @@ def _answer(client: GatewayClient, bot: str, message: str, session: str | None) 
     try:
         for part in client.chat(bot, message, session):
             if isinstance(part, str):
-                print(_harmless(part), end="", flush=True)
+                print(harmless(part), end="", flush=True)
                 begun = True
     finally:
         if begun:
@@ -207,7 +203,7 @@ def _list_keys(client: GatewayClient, _: argparse.Namespace) -> None:
         )
         for key in client.pages("keys", "keys")
     ]
-    _table(("KEY", "SCOPE", "BOTS", "EXPIRES", "USED", "NAME"), rows)
+    table(("KEY", "SCOPE", "BOTS", "EXPIRES", "USED", "NAME"), rows)
 
 
 def _create_key(client: GatewayClient, command: argparse.Namespace) -> None:
@@ -233,17 +229,6 @@ def _show_token(made: dict[str, Any]) -> None:
 def _revoke_key(client: GatewayClient, command: argparse.Namespace) -> None:
     client.call("DELETE", "keys", command.key_id)
     print(f"revoked {command.key_id}")
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    lines = [head, *([_harmless(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _harmless(text: str) -> str:
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 if __name__ == "__main__":
