@@ -25,6 +25,7 @@ from gateway.metrics import MeasuredInference, Metrics
 from gateway.moderation import load_moderator
 from gateway.pool import OpenModel, Pool
 from gateway.prompting import PromptBuilder
+from gateway.quarantine import Quarantine
 from gateway.readiness import Readiness
 from gateway.request_log import BodyLimit, RequestLog
 from gateway.rollout import Rollout
@@ -187,7 +188,7 @@ async def _services(
     metrics.watch(admission)
     talk = Chat(
         store=store,
-        inference=MeasuredInference(TracedInference(pool, tracers), metrics),
+        inference=MeasuredInference(TracedInference(Quarantine(pool), tracers), metrics),
         conversations=conversations,
         prompts=PromptBuilder(count_tokens=count_tokens, budget=budget),
         timeout=settings.request_timeout,

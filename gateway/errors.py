@@ -30,6 +30,7 @@
     │   ├── ModelBusy        its queue is full; try again soon
     │   ├── ModelTimeout     no answer before the deadline
     │   ├── ModelDown        no worker can answer; it may come back
+    │   │   └── WorkerDied   one had the request when it died
     │   └── ModelGarbled     it answered what the contract does not know
     ├── StoreUnavailable     the database cannot be reached or is locked
     └── Misconfigured        a setting cannot work; raised at start-up
@@ -184,6 +185,9 @@ class ClientGone(GatewayError):
 class ShuttingDown(GatewayError):
     """The gateway ends before the answer was ready."""
 
+    def __init__(self) -> None:
+        super().__init__("the gateway is shutting down; nothing was lost but this answer")
+
 
 class ModelError(GatewayError):
     """The model gave no answer."""
@@ -211,6 +215,10 @@ class ModelDown(ModelError):
     def __init__(self, detail: str, *, reached: bool = True) -> None:
         super().__init__(detail)
         self.reached: Final = reached
+
+
+class WorkerDied(ModelDown):
+    """A worker died, or was ended because it hung, while it had the request."""
 
 
 class ModelGarbled(ModelError):
@@ -253,15 +261,17 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
     ModelBusy: 503,
     ModelTimeout: 504,
     ModelDown: 503,
+    WorkerDied: 503,
     ModelGarbled: 502,
     StoreUnavailable: 503,
     Misconfigured: 500,
 }
-"""The one table from error to HTTP status; every concrete error is in it."""
+"""The one table from error to HTTP status; every error that is raised is in it."""
 
 RETRY_AFTER_SECONDS: Final[dict[type[GatewayError], int]] = {
     ModelBusy: 1,
     ModelDown: 3,
+    WorkerDied: 3,
     StoreUnavailable: 1,
     ShuttingDown: 3,
 }

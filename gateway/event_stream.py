@@ -14,7 +14,7 @@ from fastapi.sse import format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from gateway.disconnect import while_connected
-from gateway.errors import ClientGone, GatewayError
+from gateway.errors import ClientGone, GatewayError, ShuttingDown
 from gateway.problems import Problem, problem_of
 from gateway.request_log import log_unexpected
 
@@ -43,6 +43,7 @@ class EventStream(Response):
         super().__init__(headers={"X-Accel-Buffering": "no"})  # nginx would collect the parts
         del self.headers["content-length"]
         self._events, self._next, self._failed = events, first, failed
+        self._under_way = False
 
     @classmethod
     async def open(
@@ -64,14 +65,24 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or the client goes away."""
-        with contextlib.suppress(ClientGone):  # its status is sent already
-            await while_connected(Request(scope, receive), self._send(scope["state"]["request_id"], send))
+        request_id = scope["state"]["request_id"]
+        try:
+            with contextlib.suppress(ClientGone):  # its status is sent already
+                await while_connected(Request(scope, receive), self._send(request_id, send))
+        except asyncio.CancelledError:
+            # The server cancels what outlives its grace. Who reads along is told, as by every other failure.
+            if not self._under_way:
+                raise
+            last = self._failed(problem_of(ShuttingDown(), request_id))
+            await send({"type": "http.response.body", "body": last})
 
     async def _send(self, request_id: str, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self._under_way = True
             async for body in self._bodies(request_id):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
+            self._under_way = False
             await send({"type": "http.response.body", "body": b""})
         finally:
             await _close(self._events, self._next)

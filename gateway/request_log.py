@@ -65,8 +65,7 @@ class RequestLog:
         except asyncio.CancelledError:
             # The server cancels what outlives its grace; of itself it would answer 500 and log a traceback.
             if not status:
-                ended = ShuttingDown("the gateway is shutting down; nothing was lost but this answer")
-                await error_response(ended, request_id, scope["path"])(scope, receive, labelled)
+                await error_response(ShuttingDown(), request_id, scope["path"])(scope, receive, labelled)
         except Exception as error:
             log_unexpected(error, request_id)
             if not status:

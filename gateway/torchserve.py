@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import httpx
 
-from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout
+from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout, WorkerDied
 from gateway.inference import ModelDescription, Worker
 from gateway.settings import Settings
 from gateway.torchserve_keys import TorchServeKey
@@ -162,7 +162,7 @@ class TorchServeInference:
             case 400:
                 return ModelDown(KEY_REFUSED, reached=False)
             case 500 | 507:
-                return ModelDown("the worker died while it answered")
+                return WorkerDied("the worker died while it answered")
             case status:
                 return ModelDown(f"TorchServe answered with status {status}")
 
@@ -276,6 +276,8 @@ def _translated() -> Iterator[None]:
         raise ModelBusy("too many requests wait for the model") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise ModelDown("no connection to TorchServe comes about", reached=False) from error
+    except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+        raise WorkerDied("the connection to TorchServe ended while it answered") from error
     except httpx.TransportError as error:
         raise ModelDown("the connection to TorchServe failed") from error
 
