@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,7 +22,18 @@ SWEEP_SECONDS: Final = 60.0
 SWEEP_SESSIONS: Final = 500
 """Most sessions forgotten in one transaction, so that no writer waits long."""
 
+CALM_SECONDS: Final = 3600.0
+"""For how long the clock must have gone evenly before anything is forgotten by it. One that is wrong, after a start or
+a jump, is mostly put right sooner, and what it made look old is there again."""
+
+JUMP_SECONDS: Final = 60.0
+
 logger = logging.getLogger(__name__)
+
+
+def uptime() -> float:
+    """Return seconds by a clock that nobody sets, and that goes on while the machine sleeps where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +71,7 @@ class Conversations:
     store: "SessionStore"
     idle: timedelta
     clock: Callable[[], datetime]
+    uptime: Callable[[], float] = uptime
 
     @property
     def since(self) -> datetime:
@@ -76,17 +89,30 @@ class Conversations:
 
     async def sweep(self, stop: asyncio.Event) -> None:
         """Forget sessions that are over, until `stop` is set: a transaction that is cancelled leaves its connection
-        to be closed by nobody knows when.
+        to be closed by nobody knows when. Waits with it while the clock is not to be trusted.
         """
+        offset, even_since = self._offset(), self.uptime()
         while not stop.is_set():
             swept = 0
-            try:
-                swept = await self.store.sweep_sessions(before=self.since, limit=SWEEP_SESSIONS)
-            except StoreUnavailable as error:
-                logger.warning("expired sessions stay for now: %s", error.detail)
+            if abs(self._offset() - offset) > JUMP_SECONDS:
+                offset, even_since = self._offset(), self.uptime()
+                logger.warning("the clock was set; for %.0f minutes no session is forgotten", CALM_SECONDS / 60)
+            if self.uptime() - even_since >= CALM_SECONDS:
+                swept = await self._sweep_some()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0 if swept == SWEEP_SESSIONS else SWEEP_SECONDS):
                     await stop.wait()
+
+    async def _sweep_some(self) -> int:
+        try:
+            return await self.store.sweep_sessions(before=self.since, limit=SWEEP_SESSIONS)
+        except StoreUnavailable as error:
+            logger.warning("expired sessions stay for now: %s", error.detail)
+            return 0
+
+    def _offset(self) -> float:
+        """Return the time at which the machine was started, in seconds, by the clock that may be set."""
+        return self.clock().timestamp() - self.uptime()
 
 
 def by_turns(messages: Sequence[tuple[str, str]]) -> list[str]:

@@ -15,6 +15,8 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import ConfigurationError, StorageError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from gateway.bots import Bot
 from gateway.errors import Misconfigured, RateLimited
@@ -22,6 +24,8 @@ from gateway.keys import Caller
 
 REQUESTS: Final = "requests_per_minute"
 TOKENS: Final = "tokens_per_minute"
+
+WINDOW_SECONDS: Final = 60.0
 
 REDIS_SECONDS: Final = 0.5
 """How long an answer waits for Redis, which is usually there in less than a millisecond."""
@@ -85,6 +89,8 @@ class RateLimits:
                 implementation="redispy",
                 wrap_exceptions=True,
                 key_prefix="godel",
+                # The library's own default tries ten times more, while the request waits.
+                retry=cast("Any", Retry(NoBackoff(), 0)),
                 socket_timeout=REDIS_SECONDS,
                 socket_connect_timeout=REDIS_SECONDS,
             )
@@ -109,6 +115,10 @@ class RateLimits:
                 look = self._limiter.hit if quota.kind == REQUESTS else self._limiter.test
                 free = await look(quota.item, *quota.identity)
                 reset, remaining = await self._limiter.get_window_stats(quota.item, *quota.identity)
+                if reset - time.time() > WINDOW_SECONDS + 1:  # the clock was set back, and this would last as long
+                    await self._limiter.clear(quota.item, *quota.identity)
+                    free = await look(quota.item, *quota.identity)
+                    reset, remaining = await self._limiter.get_window_stats(quota.item, *quota.identity)
                 seconds = max(1, round(reset - time.time()))
                 standing = Standing(quota.amount, max(0, remaining), seconds)
                 if not free:

@@ -163,6 +163,7 @@ async def test_the_sweeper_goes_on_after_a_failure_of_the_store(monkeypatch: pyt
             return 0
 
     monkeypatch.setattr("gateway.conversations.SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.conversations.CALM_SECONDS", 0.0)
     store = Shaky()
     stop = asyncio.Event()
     sweeping = asyncio.ensure_future(Conversations(store=store, idle=timedelta(hours=1), clock=now).sweep(stop))
