@@ -39,7 +39,8 @@ class _Request:
     prompt_ids: Sequence[int]
     parameters: GenerationParameters
     submitted_at: float
-    deadline: float | None
+    expires: float | None
+    """When its deadline is, by the timer: the clock may be set meanwhile."""
     row: RowState
     slot: int | None = None
     queue_ms: float = 0.0
@@ -97,13 +98,14 @@ class Scheduler:
         deadline: float | None = None,
     ) -> None:
         """Queue a request under `key`, unique among those not finished. It ends in a `Finished` of `step`."""
+        expires = None if deadline is None else self._timer() + deadline - self._clock()
         self._waiting.append(
             _Request(
                 key=key,
                 prompt_ids=prompt_ids,
                 parameters=parameters,
                 submitted_at=submitted_at or self._clock(),
-                deadline=deadline,
+                expires=expires,
                 row=RowState(parameters, self._engine.description.decoder_start_token_id),
             )
         )
@@ -185,8 +187,8 @@ class Scheduler:
             self._engine.encode(request.slot, request.prompt_ids)
 
     def _expire(self) -> list[Finished]:
-        now = self._clock()
-        late = [r for r in [*self._live.values(), *self._waiting] if r.deadline is not None and r.deadline <= now]
+        now = self._timer()
+        late = [r for r in [*self._live.values(), *self._waiting] if r.expires is not None and r.expires <= now]
         return [self._finish(request, "deadline") for request in late]
 
     def _finish(self, request: _Request, reason: FinishReason) -> Finished:

@@ -86,7 +86,7 @@ def test_an_answer_that_reaches_max_length_says_so() -> None:
 
 def test_a_deadline_ends_a_live_request_with_what_it_has_and_frees_its_slot() -> None:
     clock = Clock()
-    scheduler = Scheduler(EchoEngine(vocabulary=VOCABULARY, slots=1), prefill_tokens=512, clock=clock)
+    scheduler = Scheduler(EchoEngine(vocabulary=VOCABULARY, slots=1), prefill_tokens=512, clock=clock, timer=clock)
     scheduler.submit("late", [5] * 10 + [EOS], greedy(), deadline=1001.0)
     scheduler.submit("next", [6, EOS], greedy())
     scheduler.step()
@@ -100,7 +100,7 @@ def test_a_deadline_ends_a_live_request_with_what_it_has_and_frees_its_slot() ->
 def test_a_deadline_ends_a_waiting_request_that_never_ran() -> None:
     clock = Clock()
     engine = CountingEngine(slots=1)
-    scheduler = Scheduler(engine, prefill_tokens=512, clock=clock)
+    scheduler = Scheduler(engine, prefill_tokens=512, clock=clock, timer=clock)
     scheduler.submit("live", [5] * 10 + [EOS], greedy())
     scheduler.submit("waiting", [6, EOS], greedy(), deadline=1001.0)
     scheduler.step()
