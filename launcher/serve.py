@@ -1,4 +1,4 @@
-"""`make serve`: a stack in the foreground. A process that dies is started again, a few times, ever later.
+"""`make serve`: a stack in the foreground. A process that dies or hangs is started again, a few times, ever later.
 
 SIGTERM, SIGINT (Ctrl-C) and SIGHUP end it in order, with exit code 0; a second one hurries.
 """
@@ -122,25 +122,31 @@ def _stopped_at_the_end(stack: Stack, hurry: threading.Event) -> Iterator[None]:
 
 
 def _watch(stack: Stack, stopping: threading.Event) -> None:
-    """Return when told to stop; start again what dies. Raises StartError when it dies too often."""
+    """Return when told to stop; start again what fails. Raises StartError when it fails too often."""
     deaths: deque[float] = deque(maxlen=RESTARTS)
     while not stopping.wait(0.2):
         for warning in stack.torchserve.new_warnings():
             _say(f"TorchServe {warning}", error=True)
-        name = stack.dead()
-        if name is None:
+        failure = stack.failed()
+        if failure is None:
             continue
+        name, how = failure
         now = time.monotonic()
         recent = sum(now - death < RESTART_WINDOW_SECONDS for death in deaths)
         if recent == RESTARTS:
             raise StartError(
-                f"{name} keeps dying: {RESTARTS + 1} times in {now - deaths[0]:.0f} s; see {stack.torchserve.logs}"
+                f"{name} keeps failing: {RESTARTS + 1} times in {now - deaths[0]:.0f} s; see {stack.torchserve.logs}"
             )
         deaths.append(now)
         pause = min(2**recent - 1, LONGEST_BACK_OFF_SECONDS)
-        _say(f"{name} ended unexpectedly; starting it again{f' in {pause} s' if pause else ''}", error=True)
-        if not stopping.wait(pause):
+        _say(f"{name} {how}; starting it again{f' in {pause} s' if pause else ''}", error=True)
+        if stopping.wait(pause):
+            return
+        try:
             stack.revive(name)
+        except StartError as error:
+            _say(f"{name} could not be started: {error}", error=True)
+            continue  # it counts as a death, and there are only so many of them
         if not stopping.is_set():
             _say(f"{name} is back")
 

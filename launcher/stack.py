@@ -16,11 +16,18 @@ from gateway.settings import Settings
 from handler.contract.archive import read_metadata
 from launcher.processes import Child
 from launcher.properties import ROOT, check_port, check_ports
+from launcher.pulse import Pulse
 from launcher.torchserve import StartError, TorchServe
 
 READY_SECONDS: Final = 60
 DRAIN_MARGIN_SECONDS: Final = 5
 """What the gateway gets beyond its own grace before it is killed."""
+
+HANG_SECONDS: Final = 10
+"""A process that answers nothing for so long will not answer any more."""
+
+TORCHSERVE: Final = "TorchServe"
+GATEWAY: Final = "the gateway"
 
 
 class Stack:
@@ -32,6 +39,7 @@ class Stack:
         self._settings = settings
         self._give_up = give_up or threading.Event()
         self._gateway: Child | None = None
+        self._pulses: dict[str, Pulse] = {}
 
     @property
     def gateway_url(self) -> str:
@@ -72,6 +80,7 @@ class Stack:
         """Start TorchServe alone and wait for its worker."""
         self.torchserve.start()
         self.torchserve.wait_ready(give_up=self._give_up.is_set)
+        self._feel(TORCHSERVE, f"{self.torchserve.inference_url}/ping")
 
     def start_gateway(self) -> None:
         """Start the gateway alone and wait until it is ready."""
@@ -87,6 +96,7 @@ class Stack:
         if self.torchserve.key_file is not None:
             environment["GODEL_TORCHSERVE_KEYS"] = str(self.torchserve.key_file)
         self._gateway = Child([sys.executable, "-m", "gateway"], environment=environment, cwd=ROOT)
+        self._feel(GATEWAY, f"{self.gateway_url}/livez")
         end = time.monotonic() + READY_SECONDS
         while not self._give_up.is_set():
             if self._gateway.exit_code is not None:
@@ -99,29 +109,45 @@ class Stack:
                 raise StartError(f"no canary prompt was answered within {READY_SECONDS} s; see {self.torchserve.logs}")
             time.sleep(0.1)
 
-    def dead(self) -> str | None:
-        """Return the name of a process that has ended by itself, or None."""
+    def failed(self) -> tuple[str, str] | None:
+        """Return the name of a process that has failed and how: it ended by itself, or answers no more."""
         if not self.torchserve.running:
-            return "TorchServe"
+            return TORCHSERVE, "ended unexpectedly"
         if self._gateway is None or self._gateway.exit_code is not None:
-            return "the gateway"
+            return GATEWAY, "ended unexpectedly"
+        for name, pulse in self._pulses.items():
+            if pulse.silent_seconds >= HANG_SECONDS:
+                return name, f"has not answered for {HANG_SECONDS} s"
         return None
 
     def revive(self, name: str) -> None:
-        """Start the process called `name` again. Raises as `start` does."""
-        if name == "TorchServe":
-            self.torchserve.stop()
-            self.start_torchserve()
+        """Start the process called `name` again, and end what is left of it. Raises as `start` does."""
+        if pulse := self._pulses.pop(name, None):
+            pulse.stop()
+        if name == TORCHSERVE:
+            self.torchserve.stop(lambda: True)
+            try:
+                self.start_torchserve()
+            except StartError:
+                self.torchserve.stop(lambda: True)
+                raise
         else:
+            if self._gateway is not None:
+                self._gateway.end(0)
             self.start_gateway()
 
     def stop(self, *, hurry: threading.Event | None = None) -> None:
         """Drain the gateway, then end TorchServe; `hurry`, once set, ends all patience."""
         impatient = hurry.is_set if hurry else lambda: False
+        for pulse in self._pulses.values():
+            pulse.stop()
         if self._gateway is not None:
             self._gateway.end(self._settings.shutdown_grace + DRAIN_MARGIN_SECONDS, impatient)
             self._gateway = None
         self.torchserve.stop(impatient)
+
+    def _feel(self, name: str, url: str) -> None:
+        self._pulses[name] = Pulse(url)
 
 
 def answers(url: str) -> bool:
