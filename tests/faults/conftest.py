@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.properties import ROOT
+from tests.faults.faulty_archive import build_faulty_archive
 from tests.faults.proxy import Proxy
 from tests.faults.report import Report
 from tests.gateway.fake_torchserve import FakeTorchServe
@@ -83,3 +84,11 @@ def free_port() -> int:
     """Return a port of loopback that is free just now."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def faulty_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive whose engine fails when a prompt says so."""
+    path = tmp_path_factory.mktemp("store") / "godel.mar"
+    build_faulty_archive(path)
+    return path

@@ -48,6 +48,8 @@ class Client:
     tried: set[str] = field(default_factory=set)
     deeds: list[tuple[float, float, str]] = field(default_factory=list)
     """Start, end and outcome of each request."""
+    unanswered: list[str] = field(default_factory=list)
+    """The ids of requests of which no answer, or not the whole of it, came back."""
     wrong: Exception | None = None
 
     @property
@@ -65,6 +67,8 @@ class Load:
         """`timeout`: a client that waits longer for anything calls it a hang, which fails the test."""
         self.url, self._timeout, self._writes, self._talk = url, timeout, writes, talk
         self._stop = threading.Event()
+        self.checks = True
+        """Whether leaving it checks; else `check` is still to be called, with an address where there is a gateway."""
         self.clients = []
         for number in itertools.islice(_numbers, clients):
             self.clients.append(Client(bot=f"bot-{number}", mark=f"mark{number}end"))
@@ -83,7 +87,7 @@ class Load:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self.stop()
-        if kind is None:
+        if kind is None and self.checks:
             self.check()
 
     def stop(self) -> None:
@@ -186,8 +190,11 @@ class Load:
                     client.wrong = WrongAnswerError(f"a request was not answered within {self._timeout} s")
                 except httpx.ConnectError:
                     what = "connection refused"
-                except httpx.TransportError:
-                    what = "connection cut"
+                except httpx.TransportError as error:
+                    # Where nothing of an answer came, the request may have met a connection that was just closing.
+                    cut = "incomplete" in str(error) or "without sending complete" in str(error)
+                    what = "connection cut" if cut else "connection closed"
+                    client.unanswered.append(_request_id(client))
                 except Exception as error:
                     what, client.wrong = "wrong", error
                 client.deeds.append((start, time.monotonic(), what))
@@ -232,7 +239,7 @@ class Load:
 
     @staticmethod
     def _sent(request: httpx.Request, http: httpx.Client, client: Client) -> tuple[str, str]:
-        request.headers["X-Request-ID"] = request_id = f"{client.mark}-{len(client.deeds)}"
+        request.headers["X-Request-ID"] = request_id = _request_id(client)
         response = http.send(request)
         if response.headers.get("X-Request-ID") != request_id:
             raise WrongAnswerError(f"{request_id} got the answer to {response.headers.get('X-Request-ID')}")
@@ -245,6 +252,10 @@ class Load:
         if response.status_code == 503 and int(response.headers["Retry-After"]) < 1:
             raise WrongAnswerError("503 without a time to come back")
         return str(response.status_code), ""
+
+
+def _request_id(client: Client) -> str:
+    return f"{client.mark}-{len(client.deeds)}"
 
 
 def _back(client: Client, since: float) -> float:

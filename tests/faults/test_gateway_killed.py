@@ -11,6 +11,7 @@ import pytest
 from tests.faults.conftest import Start
 from tests.faults.load import Load
 from tests.faults.report import Outcome, Report
+from tests.gateway.events import parse
 from tests.gateway.fake_torchserve import FakeTorchServe
 from tests.gateway.postgres import Postgres, running_postgres
 
@@ -49,7 +50,7 @@ def test_a_gateway_killed_in_the_middle_of_writes_loses_none_that_it_acknowledge
             gateway.wait()
             gateway = start()
             recovered = max(recovered, load.until_back(moment))
-    assert set(load.seen(since)) <= {"200", "connection cut", "connection refused"}
+    assert set(load.seen(since)) <= {"200", "connection cut", "connection closed", "connection refused"}
     report.add(f"gateway killed {KILLS} times in the middle of writes, {database}", load.outcome(since, recovered))
 
 
@@ -91,3 +92,28 @@ def test_a_gateway_killed_in_the_middle_of_a_stream_cuts_it_visibly_and_the_sess
         assert turn["response"] == json.loads(again.text)["response"]
     cut = Outcome(seen={"connection cut": 1, "200": 1}, recovered=recovered, promised=3)
     report.add("gateway killed in the middle of a stream", cut)
+
+
+@pytest.mark.parametrize("database", ["SQLite"], indirect=True)
+def test_a_stream_that_outlasts_the_grace_after_sigterm_ends_with_a_problem(
+    start: Start, served: FakeTorchServe, report: Report
+) -> None:
+    served.pause = threading.Event()
+    gateway = start(GODEL_SHUTDOWN_GRACE="1")
+    seen = ""
+    with httpx.Client(base_url=gateway.url, timeout=20) as http:
+        http.put("/v1/bots/late", json={"knowledge": "k"}).raise_for_status()
+        moment = time.monotonic()
+        with http.stream("POST", "/v1/bots/late/chat", json={"message": "x", "stream": True}) as response:
+            for text in response.iter_text():
+                if not seen:
+                    gateway.terminate()
+                seen += text
+    events = parse(seen)
+    assert events[0].name == "part"
+    assert events[-1].name == "problem"
+    assert json.loads(events[-1].data)["type"] == "urn:godel-serve:shutting-down"
+    assert gateway.wait() == 0
+    assert "Traceback" not in gateway.log
+    ended = Outcome(seen={"200, then problem 503": 1}, recovered=time.monotonic() - moment, promised=1)
+    report.add("SIGTERM while a stream outlasts the grace of 1 s; gateway ended", ended)

@@ -1,14 +1,18 @@
 """TorchServe is slow, silent, gone, sends rubbish or cuts its answers: clean errors by the deadline, then service."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from handler.contract.wire import GenerateRequest
 from tests.faults.conftest import Start
 from tests.faults.load import Load
 from tests.faults.proxy import Mode, Proxy
 from tests.faults.report import Report
+from tests.gateway.fake_torchserve import FakeTorchServe, echo
 
 TIMEOUT = 2
 """Seconds that the gateway gives an answer here."""
@@ -42,3 +46,24 @@ def test_whatever_torchserve_does_clients_get_a_clean_error_in_time_and_then_ans
         recovered = load.until_back(mended, failing=False)
     assert load.slowest() < TIMEOUT + LATENESS + 1
     report.add(f"TorchServe {mode}", load.outcome(since, recovered))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reply"),
+    [
+        ("sends HTML", lambda _: b"<html>not JSON</html>"),
+        ("answers another's request", lambda request: echo(replace(request, request_id="another's"))),
+    ],
+)
+def test_an_answer_that_is_none_or_another_s_is_a_502_and_nobody_gets_to_see_it(
+    start: Start, served: FakeTorchServe, report: Report, fault: str, reply: Callable[[GenerateRequest], bytes]
+) -> None:
+    gateway = start(GODEL_REQUEST_TIMEOUT=str(TIMEOUT))
+    with Load(gateway.url) as load:
+        since = time.monotonic()
+        served.reply = reply
+        load.until(lambda: load.seen(since)["502"] >= 8, 30)
+        assert set(load.seen(since)) <= {"200", "502", "200, then problem 502"}
+        served.reply = echo
+        recovered = load.until_back(time.monotonic(), failing=False)
+    report.add(f"TorchServe {fault}", load.outcome(since, recovered))

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -14,30 +15,66 @@ import redis
 from tests.gateway.required import require
 
 
+class RedisServer:
+    """A server that can be stopped, started again and frozen; what it held is lost with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._binary = require(shutil.which("redis-server"), "Redis", "apt-get install redis-server")
+        self._folder, self._socket = folder, folder / "redis.sock"
+        self._server: subprocess.Popen[bytes] | None = None
+        self.url = f"redis+unix://{self._socket}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = {"--port": "0", "--unixsocket": self._socket, "--save": "", "--appendonly": "no"}
+        options["--dir"] = self._folder
+        with (self._folder / "log").open("wb") as output:
+            command = [self._binary, *(str(part) for option in options.items() for part in option)]
+            self._server = subprocess.Popen(command, stdout=output, stderr=output)
+        client = redis.Redis(unix_socket_path=str(self._socket))
+        end = time.monotonic() + 10
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                if self._server.poll() is not None or time.monotonic() > end:
+                    pytest.fail(f"Redis did not start: {(self._folder / 'log').read_text()}")
+                time.sleep(0.02)
+        client.close()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it."""
+        if self._server:
+            self._server.send_signal(number)
+            self._server.wait(10)
+            self._server = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it stand still."""
+        assert self._server
+        self._server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._server.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running_redis_server() -> Iterator[RedisServer]:
+    """Start a server, end it after. Skips where there is none installed."""
+    with tempfile.TemporaryDirectory(prefix="godel-redis-") as folder:
+        server = RedisServer(Path(folder))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
 @contextlib.contextmanager
 def running_redis() -> Iterator[str]:
     """Start a server, yield its address, end it after. Skips where there is none installed."""
-    binary = require(shutil.which("redis-server"), "Redis", "apt-get install redis-server")
-    with tempfile.TemporaryDirectory(prefix="godel-redis-") as folder:
-        socket, log = Path(folder) / "redis.sock", Path(folder) / "log"
-        options = {"--port": "0", "--unixsocket": socket, "--save": "", "--appendonly": "no", "--dir": folder}
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [binary, *(str(part) for option in options.items() for part in option)], stdout=output, stderr=output
-            )
-        try:
-            client = redis.Redis(unix_socket_path=str(socket))
-            end = time.monotonic() + 10
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    if server.poll() is not None or time.monotonic() > end:
-                        pytest.fail(f"Redis did not start: {log.read_text()}")
-                    time.sleep(0.02)
-            client.close()
-            yield f"redis+unix://{socket}"
-        finally:
-            server.terminate()
-            server.wait(10)
+    with running_redis_server() as server:
+        yield server.url

@@ -1,0 +1,59 @@
+"""An archive whose engine needs no weights and, when a prompt says so, dies, hangs or wants all memory."""
+
+import zipfile
+from pathlib import Path
+
+from training.archive import build_archive
+
+KILL, HANG, MEMORY = "poisonkill", "poisonhang", "poisonmemory"
+"""Words in a prompt that make the engine do it."""
+
+ENGINE = "handler/engines/echo_engine.py"
+
+FAULTS = f'''
+
+def _faulty(encode):
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(next(Path(__file__).parents[2].rglob("tokenizer.json"))))
+
+    def faulty(self, slot, prompt_ids):
+        text = tokenizer.decode(list(prompt_ids))
+        if "{KILL}" in text:
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "{HANG}" in text:
+            import time
+            time.sleep(3600)
+        if "{MEMORY}" in text:
+            raise MemoryError
+        encode(self, slot, prompt_ids)
+
+    return faulty
+
+
+def _slow(step):
+    def slow(self, slots, tokens):
+        import time
+        time.sleep(0.005)
+        return step(self, slots, tokens)
+
+    return slow
+
+
+EchoEngine.encode = _faulty(EchoEngine.encode)
+EchoEngine.step = _slow(EchoEngine.step)
+'''
+
+
+def build_faulty_archive(path: Path) -> None:
+    """Build it at `path`."""
+    sound = path.with_name(f"sound-{path.name}")
+    build_archive("models/embedded", sound, engine="echo", precision="auto")
+    with zipfile.ZipFile(sound) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            addition = FAULTS.encode() if name == ENGINE else b""
+            target.writestr(name, source.read(name) + addition)
+    sound.unlink()

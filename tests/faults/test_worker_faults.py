@@ -1,0 +1,170 @@
+"""TorchServe's worker is killed, runs out of memory, hangs, or meets a prompt that kills it: under load, over HTTP."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from launcher.stack import Stack
+from launcher.trial import ARCHIVE, trial_stack
+from tests.faults.faulty_archive import HANG, KILL, MEMORY
+from tests.faults.load import Load
+from tests.faults.report import Outcome, Report
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+BOUND = 30
+CLEAN = {"200", "503", "200, then problem 503"}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, faulty_archive: Path) -> Iterator[Stack]:
+    """TorchServe and gateway for all faults of this module: each finds them well."""
+    with trial_stack(tmp_path_factory.mktemp("stack"), faulty_archive) as running:
+        yield running
+
+
+def worker_pid(stack: Stack) -> int:
+    (worker,) = stack.torchserve.manage("GET", "/models/godel")[0]["workers"]
+    return int(worker["pid"])
+
+
+def ask(stack: Stack, word: str) -> httpx.Response:
+    """Ask the bot `poison` something that holds `word`."""
+    return httpx.post(
+        f"{stack.gateway_url}/v1/bots/poison/chat", json={"message": f"Please do {word} now."}, timeout=60
+    )
+
+
+@pytest.fixture
+def poison(stack: Stack) -> None:
+    """A bot to be asked what kills the worker."""
+    httpx.put(f"{stack.gateway_url}/v1/bots/poison", json={"knowledge": "k"}).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [(signal.SIGKILL, "worker killed, as by the kernel without memory"), (signal.SIGSTOP, "worker hangs")],
+)
+def test_a_worker_that_dies_or_hangs_under_load_is_replaced_within_30_s(
+    stack: Stack, report: Report, how: signal.Signals, fault: str
+) -> None:
+    with Load(stack.gateway_url) as load:
+        old = worker_pid(stack)
+        since = time.monotonic()
+        os.kill(old, how)
+        recovered = load.until_back(since, seconds=60)
+    assert worker_pid(stack) != old
+    assert not psutil.pid_exists(old)
+    assert recovered < BOUND
+    assert set(load.seen(since)) <= CLEAN
+    report.add(fault, load.outcome(since, recovered))
+
+
+@pytest.mark.usefixtures("poison")
+def test_a_request_for_which_there_is_no_memory_fails_alone_or_with_its_neighbours_and_the_worker_lives(
+    stack: Stack, report: Report
+) -> None:
+    with Load(stack.gateway_url) as load:
+        old = worker_pid(stack)
+        since = time.monotonic()
+        reply = ask(stack, MEMORY)
+        recovered = load.until_back(since, failing=False)
+    assert reply.status_code == 503
+    assert worker_pid(stack) == old
+    assert set(load.seen(since)) <= CLEAN
+    report.add("worker's engine out of memory", load.outcome(since, recovered))
+
+
+@pytest.mark.usefixtures("poison")
+def test_a_prompt_that_kills_the_worker_may_do_so_twice_and_everybody_else_is_served(
+    stack: Stack, report: Report
+) -> None:
+    with Load(stack.gateway_url) as load:
+        since = time.monotonic()
+        statuses, workers = [], set()
+        for _ in range(6):
+            until(stack.torchserve.worker_ready)
+            workers.add(worker_pid(stack))
+            statuses.append(ask(stack, KILL).status_code)
+        assert statuses == [503, 503, 422, 422, 422, 422]
+        recovered = load.until_back(since)
+        until(stack.torchserve.worker_ready)
+        assert len(workers | {worker_pid(stack)}) == 3
+    assert ask(stack, "nothing of the kind").status_code == 200
+    assert set(load.seen(since)) <= CLEAN
+    report.add("a prompt that kills the worker, asked 6 times", load.outcome(since, recovered))
+
+
+@pytest.mark.usefixtures("poison")
+def test_a_prompt_that_hangs_the_engine_ends_by_its_time_out_and_the_service_is_back(
+    stack: Stack, report: Report
+) -> None:
+    replies: list[httpx.Response] = []
+    asker = threading.Thread(target=lambda: replies.append(ask(stack, HANG)))
+    with Load(stack.gateway_url) as load:
+        since = time.monotonic()
+        asker.start()
+        recovered = load.until_back(since, seconds=60)
+        asker.join()
+    assert replies[0].status_code in (503, 504)
+    assert recovered < BOUND
+    assert set(load.seen(since)) <= CLEAN
+    report.add("a prompt that hangs the engine", load.outcome(since, recovered))
+
+
+def until(claim: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.05)
+
+
+BODY = {"message": "What is blue?", "parameters": {"do_sample": False, "min_length": 60, "max_length": 60}}
+
+
+def test_with_the_embedded_model_a_killed_worker_means_503_and_then_the_same_answers_again(
+    tmp_path: Path, report: Report
+) -> None:
+    assert ARCHIVE.is_file(), "run `make archive` first, or `make test`, which does"
+    with trial_stack(tmp_path, ARCHIVE) as stack, httpx.Client(base_url=stack.gateway_url, timeout=60) as http:
+        http.put("/v1/bots/faults", json={"knowledge": "The sea is blue."}).raise_for_status()
+        expected = http.post("/v1/bots/faults/chat", json=BODY).raise_for_status().json()["response"]
+        replies: list[tuple[float, httpx.Response]] = []
+        stopping = threading.Event()
+
+        def load() -> None:
+            with httpx.Client(base_url=stack.gateway_url, timeout=60) as client:
+                while not stopping.is_set():
+                    reply = client.post("/v1/bots/faults/chat", json=BODY)
+                    replies.append((time.monotonic(), reply))
+
+        clients = [threading.Thread(target=load) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            until(lambda: len(replies) >= 4)
+            killed = worker_pid(stack)
+            since = time.monotonic()
+            os.kill(killed, signal.SIGKILL)
+            until(lambda: any(reply.status_code == 503 for _, reply in replies))
+            until(lambda: stack.torchserve.worker_ready() and worker_pid(stack) != killed)
+            served_before = len(replies)
+            until(lambda: any(reply.status_code == 200 for _, reply in replies[served_before:]))
+        finally:
+            stopping.set()
+            for client in clients:
+                client.join()
+        assert {reply.status_code for _, reply in replies} == {200, 503}
+        assert all(int(reply.headers["retry-after"]) > 0 for _, reply in replies if reply.status_code == 503)
+        assert {reply.json()["response"] for _, reply in replies if reply.status_code == 200} == {expected}
+        assert http.get("/readyz").status_code == 200
+    seen = {str(status): sum(reply.status_code == status for _, reply in replies) for status in (200, 503)}
+    recovered = min(end for end, reply in replies[served_before:] if reply.status_code == 200) - since
+    report.add("worker killed, embedded model", Outcome(seen=seen, recovered=recovered, promised=1))
