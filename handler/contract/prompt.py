@@ -64,7 +64,8 @@ def neutralise(text: str) -> str:
     Compatibility forms are folded first (NFKC) and invisible characters removed, because T5's
     tokenizer does both: a separator spelt in full-width letters or with a zero-width space inside
     would otherwise reappear after this check. Brackets of tags and control tokens become
-    parentheses; `EOS`, a token even inside a word, becomes `Eos`. Idempotent.
+    parentheses; `EOS`, a token even inside a word, becomes `Eos`; a published instruction, a token
+    of the embedded model, begins with a small letter. Idempotent.
     """
     folded = unicodedata.normalize("NFKC", _without_piles_of_marks(text))
     visible = "".join(
@@ -75,6 +76,8 @@ def neutralise(text: str) -> str:
     safe = _CONTROL_TOKEN.sub(r"(\1)", visible)
     safe = _TAG.sub(r"(\1)", safe)
     safe = safe.replace(TURN_SEPARATOR, TURN_SEPARATOR.capitalize())
+    for instruction in INSTRUCTIONS.values():
+        safe = safe.replace(instruction, instruction[0].lower() + instruction[1:])
     # Removing what stood between two marks can bring them together as one composed character.
     settled = unicodedata.normalize("NFKC", " ".join(safe.split()))
     return settled if settled == text else neutralise(settled)
@@ -100,6 +103,8 @@ def instruction_text(instruction: str | None, *, has_knowledge: bool) -> str:
     """Return the text of a named instruction, of the default when None, or the bot's own text."""
     if instruction is None:
         instruction = DEFAULT_INSTRUCTION if has_knowledge else DEFAULT_INSTRUCTION_WITHOUT_KNOWLEDGE
+    if instruction in INSTRUCTIONS.values():
+        return instruction
     return INSTRUCTIONS.get(instruction) or neutralise(instruction)
 
 
