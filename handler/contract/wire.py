@@ -207,7 +207,7 @@ def _dump(message: dict[str, Any]) -> bytes:
 def _load(body: bytes | bytearray | str) -> dict[str, Any]:
     try:
         message = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, TypeError) as error:  # TypeError: TorchServe can be set to parse bodies itself
         raise WireError(400, "invalid_json", "the body is not JSON in UTF-8") from error
     if not isinstance(message, dict):
         raise WireError(400, "invalid_json", "the body must be a JSON object")

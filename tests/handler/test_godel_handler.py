@@ -60,18 +60,21 @@ class Frontend:
 
     def __init__(self, handler: GodelHandler, context: FakeContext) -> None:
         self.handler, self.context = handler, context
-        self.live: dict[str, bytes | None] = {}
+        self.live: dict[str, dict[str, Any] | None] = {}
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.parts: dict[str, list[bytes]] = {}
 
     def send(self, key: str, body: bytes) -> None:
-        self.live[key] = body
+        self.send_row(key, {"body": body})
+
+    def send_row(self, key: str, row: dict[str, Any]) -> None:
+        self.live[key] = row
 
     def call(self) -> None:
         keys = list(self.live)
         self.context.request_ids = dict(enumerate(keys))
         self.context.statuses = {}
-        data = [{} if self.live[key] is None else {"body": self.live[key]} for key in keys]
+        data = [self.live[key] or {} for key in keys]
         replies = self.handler.handle(data, self.context)
         assert len(replies) == len(keys)
         assert self.context.stopping_criteria is not None
