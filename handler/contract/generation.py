@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+MAX_PROBLEMS: Final = 20
+"""Enough to name each parameter once. A body can hold a hundred thousand unknown names, and each costs time."""
+
 
 class ParameterError(ValueError):
     """One or more generation parameters are wrong; `problems` maps each bad one's name to what is wrong."""
@@ -56,8 +59,8 @@ class GenerationParameters:
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Return the parameters given by `values`, defaults for the rest.
 
-        Raises ParameterError with one problem for each bad value or unknown name. `min_length` larger
-        than `max_length` is an error only when both are given; a default gives way.
+        Raises ParameterError with one problem for each bad value or unknown name, MAX_PROBLEMS at most.
+        `min_length` larger than `max_length` is an error only when both are given; a default gives way.
         """
         problems: dict[str, str] = {}
         fields = {item.name: item for item in dataclasses.fields(cls)}
@@ -68,6 +71,8 @@ class GenerationParameters:
                 problems[name[:64]] = f"is not a generation parameter; {hint}"
             elif problem := _problem(fields[name], value):
                 problems[name] = problem
+            if len(problems) == MAX_PROBLEMS:
+                break
         if problems:
             raise ParameterError(problems)
         chosen: dict[str, Any] = {
@@ -104,5 +109,8 @@ def _problem(item: "dataclasses.Field[Any]", value: object) -> str | None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    """Return a number as it is, and of anything else what kind it is: a text could be somebody's message."""
+    if isinstance(value, bool | int | float | None):
+        text = repr(value) if not isinstance(value, int) or abs(value) < 10**36 else "a number beyond all bounds"
+        return {"None": "null", "True": "true", "False": "false"}.get(text, text)
+    return {str: "text", list: "a list", dict: "an object"}.get(type(value), type(value).__name__)

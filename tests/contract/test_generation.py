@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.contract.generation import GenerationParameters, ParameterError
+from handler.contract.generation import MAX_PROBLEMS, GenerationParameters, ParameterError
 
 BOUNDS = GenerationParameters.bounds()
 DEFAULTS = GenerationParameters().to_mapping()
@@ -94,3 +94,19 @@ parameters = st.builds(
 @given(parameters)
 def test_parameters_survive_the_way_through_a_mapping(given_parameters: GenerationParameters) -> None:
     assert GenerationParameters.from_mapping(given_parameters.to_mapping()) == given_parameters
+
+
+def test_a_flood_of_unknown_names_is_answered_at_once_and_briefly() -> None:
+    with pytest.raises(ParameterError) as caught:
+        GenerationParameters.from_mapping(
+            {f"max_lengt{number}": 1 for number in range(300_000)}
+        )  # minutes, if compared
+    assert len(caught.value.problems) == MAX_PROBLEMS
+
+
+@pytest.mark.parametrize("value", ["xylophone", ["xylophone"], {"xylophone": 1}])
+def test_a_problem_quotes_no_text(value: object) -> None:
+    with pytest.raises(ParameterError) as caught:
+        GenerationParameters.from_mapping({"max_length": value, "top_p": value, "do_sample": value, "seed": value})
+    assert len(caught.value.problems) == 4
+    assert "xylophone" not in str(caught.value)
