@@ -9,13 +9,16 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import render
 from handler.contract.wire import GenerateRequest, decode_reply
 from launcher.excerpt import write_excerpt
-from launcher.properties import CONFIG, free_ports, read_properties, render_properties
+from launcher.properties import CONFIG, ROOT, free_ports, read_properties, render_properties
 from launcher.trial import ARCHIVE
+from tests.deploy.expressions import expressions, names
 from tests.deploy.image import Container, container, lay_out, lay_out_packages, read_images
 
 pytestmark = pytest.mark.e2e
@@ -203,6 +206,25 @@ def test_the_gateway_answers_without_torch_from_its_lock_alone(gateway: tuple[Co
         assert reply.json()["text"] if "text" in reply.json() else reply.json()
     assert running.first().uids().real == 10001
     assert not any("torch" in Path(row.path).name for row in running.first().memory_maps())
+
+
+def test_dashboards_and_autoscalers_ask_for_what_the_processes_show(
+    gateway: tuple[Container, str], served: Served
+) -> None:
+    _, url = gateway
+    httpx.post(f"{served.url('inference_address')}/predictions/godel", content=asking(max_length=8), timeout=60)
+    own = httpx.get(f"{url}/metrics", headers={"x-api-key": KEY}).text
+    theirs = httpx.get(f"{served.url('metrics_address')}/metrics").text
+    shown: set[str] = set()
+    for family in text_string_to_metric_families(own + theirs):
+        endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        # TorchServe's counters do without the ending.
+        shown |= {family.name + ending for ending in endings} | {sample.name for sample in family.samples}
+    declared = yaml.safe_load((ROOT / "handler/metrics.yaml").read_text(encoding="utf-8"))["ts_metrics"]["counter"]
+    not_yet = {each["name"] for each in declared} - shown  # failures appear with the first
+    asked = set().union(*(names(expression) for expression in expressions()))
+    assert asked <= shown | not_yet
+    assert {"GodelQueueSeconds_sum", "GodelQueueSeconds_count", "godel_waiting"} <= asked & shown
 
 
 def test_sigterm_lets_the_gateway_finish_a_stream(gateway: tuple[Container, str]) -> None:
