@@ -29,8 +29,8 @@ class SqlRouting(SqlDatabase):
         statement = self._insert(model_routes).values(_row(routing) | {"changed_at": self._clock()})
         old = delete(model_routes).where(model_routes.c.revision <= routing.revision - KEPT_REVISIONS)
         async with self._writing() as connection:
-            result = await connection.execute(statement.on_conflict_do_nothing())
-            if result.rowcount == 0:
+            written = await connection.execute(statement.on_conflict_do_nothing().returning(model_routes.c.revision))
+            if written.one_or_none() is None:
                 raise RoutingConflict(f"revision {routing.revision} of the deployments was made by somebody else")
             await connection.execute(old)
 

@@ -2,30 +2,18 @@
 
 import asyncio
 import time
-import zipfile
 from pathlib import Path
 
 import httpx
-import yaml
 
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import render
 from handler.contract.wire import GenerateRequest, decode_reply
 from launcher.trial import trial_torchserve
+from tests.e2e.worker_config import with_config
 from training.archive import build_archive
 
 ANSWERS = 8
-
-
-def with_config(archive: Path, target: Path, **changes: object) -> Path:
-    """Copy `archive` with another worker configuration."""
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
-        for name in source.namelist():
-            content = source.read(name)
-            if name == "model-config.yaml":
-                content = yaml.safe_dump(yaml.safe_load(content) | changes).encode()
-            copy.writestr(name, content)
-    return target
 
 
 async def answers(url: str) -> list[tuple[str, int]]:

@@ -24,8 +24,10 @@ DEBIAN = Path("/usr/lib/postgresql")
 class Postgres:
     """A running server; `new_url` makes a database of its own for whoever asks."""
 
-    def __init__(self, folder: Path, command: Sequence[str | Path], account: Mapping[str, Any]) -> None:
-        self._folder, self._command, self._account = folder, command, account
+    def __init__(
+        self, folder: Path, command: Sequence[str | Path], account: Mapping[str, Any], address: str = ""
+    ) -> None:
+        self._folder, self._command, self._account, self._address = folder, command, account, address
         self._numbers = itertools.count()
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -68,6 +70,8 @@ class Postgres:
                 f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"
                 " LOCALE_PROVIDER icu ICU_LOCALE 'en' LOCALE 'C.UTF-8'"
             )
+        if self._address:
+            return f"postgresql+psycopg://postgres@{self._address}/{name}"
         return f"postgresql+psycopg://postgres@/{name}?host={self._folder}"
 
     def cut_connections(self) -> None:
@@ -86,8 +90,11 @@ def _binaries() -> Path | None:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """Start a server, end it after. Skips where there is none installed."""
+def running_postgres(address: str = "") -> Iterator[Postgres]:
+    """Start a server, end it after; with `address` it listens there too, for everybody on its network.
+
+    Skips where there is none installed.
+    """
     binaries = require(_binaries(), "PostgreSQL", "apt-get install postgresql")
     # The server refuses to run as root, which is who runs tests in a container.
     account: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
@@ -103,9 +110,17 @@ def running_postgres() -> Iterator[Postgres]:
             cwd=folder,
             **account,
         )
-        options = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "max_connections": 60}
+        if address:
+            with (data / "pg_hba.conf").open("a") as access:
+                access.write("host all all samenet trust\n")
+        options = {
+            "listen_addresses": address,
+            "unix_socket_directories": folder,
+            "fsync": "off",
+            "max_connections": 60,
+        }
         settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        postgres = Postgres(folder, [binaries / "postgres", "-D", data, *settings], account)
+        postgres = Postgres(folder, [binaries / "postgres", "-D", data, *settings], account, address)
         try:
             postgres.start()
             yield postgres

@@ -18,16 +18,19 @@ from tests.gateway.required import require
 class RedisServer:
     """A server that can be stopped, started again and frozen; what it held is lost with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "") -> None:
         self._binary = require(shutil.which("redis-server"), "Redis", "apt-get install redis-server")
         self._folder, self._socket = folder, folder / "redis.sock"
         self._server: subprocess.Popen[bytes] | None = None
-        self.url = f"redis+unix://{self._socket}"
+        self._address = address
+        self.url = f"redis://{address}:6379" if address else f"redis+unix://{self._socket}"
 
     def start(self) -> None:
         """Start it and wait until it answers."""
         options = {"--port": "0", "--unixsocket": self._socket, "--save": "", "--appendonly": "no"}
         options["--dir"] = self._folder
+        if self._address:
+            options |= {"--port": "6379", "--bind": self._address, "--protected-mode": "no"}
         with (self._folder / "log").open("wb") as output:
             command = [self._binary, *(str(part) for option in options.items() for part in option)]
             self._server = subprocess.Popen(command, stdout=output, stderr=output)
@@ -62,10 +65,10 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_redis_server() -> Iterator[RedisServer]:
+def running_redis_server(address: str = "") -> Iterator[RedisServer]:
     """Start a server, end it after. Skips where there is none installed."""
     with tempfile.TemporaryDirectory(prefix="godel-redis-") as folder:
-        server = RedisServer(Path(folder))
+        server = RedisServer(Path(folder), address)
         try:
             server.start()
             yield server
@@ -74,7 +77,10 @@ def running_redis_server() -> Iterator[RedisServer]:
 
 
 @contextlib.contextmanager
-def running_redis() -> Iterator[str]:
-    """Start a server, yield its address, end it after. Skips where there is none installed."""
-    with running_redis_server() as server:
+def running_redis(address: str = "") -> Iterator[str]:
+    """Start a server, yield its address, end it after; with `address` it listens there too, for its network.
+
+    Skips where there is none installed.
+    """
+    with running_redis_server(address) as server:
         yield server.url
