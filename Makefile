@@ -19,10 +19,10 @@ NOWHERE = $(if $(wildcard $(MODEL)),,$(filter models/% ./% ../% /%,$(MODEL)))
 CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json)$(NOWHERE),,$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop archive train test check bench peers lock clean
+.PHONY: help setup serve stop archive train test cluster-test check bench peers lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  options  MODEL=folder|hub/name ENGINE=onnx|torch PRECISION=auto|int8|int4|fp32|bf16 VERSION=1.0 RECIPE=$(RECIPE)"
 	@echo "  ports    GODEL_PORT in the environment for the gateway, config.properties for TorchServe"
 
@@ -45,6 +45,10 @@ train: $(VENV)/.training ## Run all training stages of RECIPE
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
 	@$(EMBEDDED)
 	@$(PY) -m pytest
+
+cluster-test: $(VENV)/.dev ## The tests of several machines alone (root; 2 minutes): PostgreSQL, Redis, HAProxy, namespaces
+	@$(EMBEDDED)
+	@$(PY) -m pytest -m cluster -s
 
 check: $(VENV)/.dev ## Lint and types alone
 	@$(BIN)/ruff check .

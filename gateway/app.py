@@ -111,11 +111,12 @@ def create_app(
     """
 
     metrics = Metrics()
+    judge = DeploymentMetrics(metrics.registry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.services = await _services(settings, stack, metrics, store, inference, count_tokens)
+            app.state.services = await _services(settings, stack, metrics, judge, store, inference, count_tokens)
             yield
 
     app = Gateway(
@@ -143,6 +144,7 @@ async def _services(
     settings: Settings,
     stack: AsyncExitStack,
     metrics: Metrics,
+    judge: DeploymentMetrics,
     store: Store | None,
     inference: Inference | OpenModel | None,
     count_tokens: CountTokens | None,
@@ -164,7 +166,6 @@ async def _services(
             SqlStore.open(settings.database_url, patience=settings.database_timeout)
         )
     open_model, own = _opener(settings, metadata, inference), Address(settings.inference_url, settings.management_url)
-    judge = DeploymentMetrics(metrics.registry)
     pool = await stack.enter_async_context(Pool.open(open_model, own, await store.read_routing(), judge=judge))
     judge.watch(pool)
     keys = Keys(store, settings.admin_key.get_secret_value() if settings.admin_key else None, now)

@@ -42,7 +42,7 @@ def _add(client: GatewayClient, command: argparse.Namespace) -> None:
         for url in command.server
     ]
     added = client.call("PUT", "deployments", command.version, json={"instances": instances})
-    print(f"{added['name']} has {len(added['instances'])} servers and {added['weight']} % of the requests")
+    print(f"{added['name']}: servers {len(added['instances'])}, share {added['weight']} %")
 
 
 def _weigh(client: GatewayClient, command: argparse.Namespace) -> None:

@@ -23,7 +23,8 @@ class DeploymentMetrics:
     """Counts what a pool does, in `registry`. It is a `Judge`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+        self._standing = _Standing()
+        registry.register(self._standing)
         self._requests = Counter(
             "godel_deployment_requests", "Requests that a deployment was asked.", ["deployment"], registry=registry
         )
@@ -53,7 +54,7 @@ class DeploymentMetrics:
 
     def watch(self, pool: Pool) -> None:
         """Show weights and servers of `pool` whenever somebody looks."""
-        self._registry.register(_Standing(pool))
+        self._standing.pool = pool
 
     def _label(self, deployment: str) -> str:
         if deployment not in self._names and len(self._names) < MAX_DEPLOYMENT_LABELS:
@@ -64,12 +65,11 @@ class DeploymentMetrics:
 class _Standing(Collector):
     """The deployments as they are just now: those that are gone leave no label behind."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    pool: Pool | None = None
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics."""
-        groups: Sequence[Group] = self._pool.groups
+        groups: Sequence[Group] = self.pool.groups if self.pool else ()
         weight = GaugeMetricFamily("godel_deployment_weight", "Percent of the requests.", labels=["deployment"])
         servers = GaugeMetricFamily(
             "godel_deployment_instances", "Model servers, live or passed over.", labels=["deployment", "state"]

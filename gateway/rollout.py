@@ -86,8 +86,12 @@ class Rollout:
                 async with asyncio.timeout(FOLLOW_SECONDS):
                     await stop.wait()
                     return
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await self.refresh()
+            except StoreUnavailable as error:
+                logger.info("the routing to model servers stays as it is: %s", error.detail)
+            except Exception:  # whatever it is, the next look may do better; nobody would start this task again
+                logger.exception("the routing to model servers cannot be followed")
 
     async def refresh(self) -> None:
         """Route as the store says. Raises StoreUnavailable."""

@@ -21,9 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if CLUSTER in item.path.parents:
             item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(300))  # all of it starts within the first
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: this thread is on one of its machines meanwhile.
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two gateways, two model servers and one with a newer version, behind HAProxy; each client's bot is there."""
     folder = tmp_path_factory.mktemp("cluster")

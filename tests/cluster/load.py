@@ -111,7 +111,7 @@ def load(url: str, *, clients: int = len(WORDS), **parameters: Any) -> Iterator[
 def make_bots(url: str) -> None:
     """Make the bot of each client."""
     for number, word in enumerate(WORDS):
-        knowledge = f"The secret word of this house is {word}. It is written above the door."
+        knowledge = f"The secret word of this house is {word}. {word} is written above the door."
         made = httpx.put(f"{url}/v1/bots/bot{number}", json={"knowledge": knowledge}, headers=HEADERS, timeout=10)
         assert made.is_success, made.text
 

@@ -242,7 +242,7 @@ async def test_the_migrations_make_the_schema_that_the_code_expects(url: str) ->
         tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
     await engine.dispose()
     assert differences == []
-    assert set(tables) == {"bots", "sessions", "exchanges", "keys", "alembic_version"}
+    assert set(tables) == {"bots", "sessions", "exchanges", "keys", "model_routes", "alembic_version"}
 
 
 async def test_a_file_that_is_no_database_is_named_with_the_reason(tmp_path: Path) -> None:
