@@ -210,6 +210,9 @@ class Pool:
         more than none. When all have failed before, all are tried again.
         """
         groups = [group for group in self.groups if group.deployment.weight]
+        if len(groups) == 1 and len(groups[0].members) == 1:
+            yield groups[0].members[0]
+            return
         ordered = []
         while groups:
             group = groups[0]

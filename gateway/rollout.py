@@ -61,7 +61,8 @@ class Rollout:
 
         Raises DeploymentNotFound, RoutingConflict, StoreUnavailable; DeploymentUnfit for more to one that is down.
         """
-        if weight > (await self.store.read_routing()).get(name).weight:
+        await self.refresh()
+        if weight > self.pool.group(name).deployment.weight:
             try:
                 await self.pool.ready(name)
             except ModelError as error:
@@ -133,9 +134,11 @@ class Rollout:
 
     async def _misfit(self, model: Inference) -> str | None:
         """Return why a model that answers is none for this gateway. The format of prompts it has shown to know."""
-        limit = (await model.describe()).max_prompt_tokens
-        if limit is not None and limit < self.prompt_budget:
+        described, usual = await model.describe(), GenerationParameters().max_length
+        if (limit := described.max_prompt_tokens) is not None and limit < self.prompt_budget:
             return f"reads prompts of {limit} tokens; this gateway writes up to {self.prompt_budget}"
+        if (limit := described.max_new_tokens) is not None and limit < usual:
+            return f"writes answers of {limit} tokens; {usual} are asked for unless a client says otherwise"
         now = self.clock()
         reply = await model.generate(
             GenerateRequest(

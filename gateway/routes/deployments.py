@@ -11,7 +11,9 @@ from gateway.services import CallerOf, ServicesOf
 
 router = APIRouter(prefix="/v1/deployments", tags=["deployments"], route_class=GuardedRoute)
 
-Name = Annotated[str, Path(max_length=64, description="The deployment's name, such as the version of its model.")]
+Name = Annotated[
+    str, Path(max_length=64, description="The deployment's name, such as the version of its model.", examples=["2.0"])
+]
 
 
 @router.get("", summary="List deployments", responses=declared(503))
