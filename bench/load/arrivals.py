@@ -9,7 +9,7 @@ import random
 import time
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -63,8 +63,9 @@ def _floats() -> "array[float]":
 class Crowd:
     """The people, and what they have seen by phase."""
 
-    def __init__(self, town: Town, people: list[Person], seed: int) -> None:
+    def __init__(self, town: Town, people: list[Person], seed: int, mix: Mapping[str, int] = MIX) -> None:
         self.town = town
+        self._kinds, self._weights = list(mix), list(mix.values())
         self._people = people
         self._free = deque(people)
         self._rng = random.Random(seed)
@@ -130,7 +131,7 @@ class Crowd:
             moment += self._rng.expovariate(rate)
 
     def _kind(self) -> str:
-        return self._rng.choices(list(MIX), list(MIX.values()))[0]
+        return self._rng.choices(self._kinds, self._weights)[0]
 
     async def _one(self, phase: str, kind: str, person: Person, since: float) -> bool:
         """Let a person do one thing; return whether it was done."""

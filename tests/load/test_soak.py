@@ -1,0 +1,44 @@
+"""A minute of the mixed load on a stack of its own: the machinery works, and all promises are kept.
+
+`make soak` is ten minutes of the same. What a minute cannot tell is whether anything grows slowly; that a growth would
+be found is shown over made-up figures in test_trend.py.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.properties import ROOT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
+
+
+@pytest.mark.timeout(400)
+def test_a_minute_of_ten_times_the_capacity_breaks_no_promise(tmp_path: Path) -> None:
+    output = tmp_path / "soak.json"
+    command = [sys.executable, "-m", "bench.soak", "--minutes", "1", "--cycle", "12", "--seed", "7"]
+    ended = subprocess.run(
+        [*command, "--output", str(output)], cwd=ROOT, timeout=380, check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert json.loads(ended.stdout.splitlines()[-1]) == found
+    assert (found["kept"], found["broken"]) == (True, 0)
+    phases = found["phases"]
+    assert phases.keys() == {"closed", "1x", "2x", "10x"}
+    assert all(phase["endings"]["done"] > 0 for phase in phases.values())
+    assert phases["10x"]["endings"]["refused"] > 0, "ten times the capacity was not too much?"
+    assert found["acknowledged_turns"] > 0
+    for name in ("gateway in flight", "gateway waiting", "torchserve queue", "live slots"):
+        assert found["vitals"][name]["last"] == 0, f"{name} is not free at rest"
+    assert found["vitals"]["gateway memory, MB"]["points"] >= 3
+
+
+def test_a_stack_elsewhere_is_not_put_under_load() -> None:
+    command = [sys.executable, "-m", "bench.soak", "--url", "http://example.org"]
+    refused = subprocess.run(command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "not on this machine" in refused.stderr
