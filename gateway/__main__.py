@@ -1,4 +1,4 @@
-"""`python -m gateway` serves; `python -m gateway import bots.json` takes over bots of the old kind."""
+"""`python -m gateway` serves; `import`, `backup` and `restore` work on the database of this machine."""
 
 import argparse
 import sys
@@ -21,6 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
         settings = Settings()
         if command.name == "import":
             print(_import(settings, command.file, replace=command.replace))
+        elif command.name == "backup":
+            from gateway.backup import back_up
+
+            print(f"wrote {command.file}, {back_up(settings.database_url, command.file)} bytes")
+        elif command.name == "restore":
+            from gateway.backup import restore
+
+            print(f"restored {restore(settings.database_url, command.file)} bytes from {command.file}")
         else:
             from gateway.server import serve
 
@@ -42,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     importer = commands.add_parser("import", help="import bots from a JSON file of the old kind, all or none")
     importer.add_argument("file", type=Path, help="bots.json")
     importer.add_argument("--replace", action="store_true", help="replace the knowledge of bots that exist already")
+    copier = commands.add_parser("backup", help="copy the SQLite database to a file, while it is used or not")
+    copier.add_argument("file", type=Path, help="a file that is not there yet")
+    restorer = commands.add_parser("restore", help="put a backup in place of all that the SQLite database holds")
+    restorer.add_argument("file", type=Path, help="what `backup` wrote")
     return parser
 
 

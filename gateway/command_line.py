@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         from gateway.__main__ import main as gateway
 
         return gateway(["import", str(command.file), *(["--replace"] if command.replace else [])])
+    if command.group in ("backup", "restore"):
+        from gateway.__main__ import main as gateway
+
+        return gateway([command.group, str(command.file)])
     key = environment.get("GODEL_API_KEY") or environment.get("GODEL_ADMIN_KEY")
     try:
         with GatewayClient(command.url or environment.get("GODEL_URL", URL), key) as client:
@@ -85,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     importer = groups.add_parser("import", help="bots of a JSON file of the old kind into this machine's database")
     importer.add_argument("file", type=Path)
     importer.add_argument("--replace", action="store_true", help="replace the knowledge of bots that exist already")
+
+    copier = groups.add_parser("backup", help="copy this machine's SQLite database to a file, while it is used or not")
+    copier.add_argument("file", type=Path)
+    restorer = groups.add_parser("restore", help="put a backup in place of what this machine's SQLite database holds")
+    restorer.add_argument("file", type=Path)
 
     keys = groups.add_parser("keys", help="list, create, rotate, revoke").add_subparsers(
         metavar="COMMAND", required=True
