@@ -1,9 +1,18 @@
-"""How property tests choose their inputs: a fixed sample by default, so that a run can be repeated; more when asked.
+"""What all tests share: how property tests choose their inputs, and one real stack for those that want one.
+
+Inputs are a fixed sample by default, so that a run can be repeated; more when asked:
 
     python -m pytest --hypothesis-profile=long --timeout=0 tests/security/test_handler_fuzz.py
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from launcher.serve import Stack
+from launcher.trial import ARCHIVE, trial_stack
 
 # No deadline: machines that run tests are busy, and a slow moment is no defect.
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -11,3 +20,23 @@ settings.register_profile(
     "long", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def archive() -> Path:
+    """The archive of the embedded model, which `make test` builds."""
+    assert ARCHIVE.is_file(), "run `make archive` first, or `make test`, which does"
+    return ARCHIVE
+
+
+@pytest.fixture(scope="session")
+def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stack writes; its database is godel.db there."""
+    return tmp_path_factory.mktemp("stack")
+
+
+@pytest.fixture(scope="session")
+def stack(stack_folder: Path, archive: Path) -> Iterator[Stack]:
+    """A real TorchServe with the embedded model and a real gateway on free ports, started once."""
+    with trial_stack(stack_folder, archive) as running:
+        yield running

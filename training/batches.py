@@ -41,11 +41,22 @@ class Batch:
     """Tokens of prompts and targets, padding not counted."""
     targets: int
     """Tokens of targets, padding not counted."""
+    prompt_pairs: int
+    """Pairs of positions that attend to each other in the prompts, padding not counted; the same of the targets, whose
+    tokens attend to targets and prompts."""
+    target_pairs: int
+    padded: bool
+    """Whether any prompt is shorter than the longest; without padding no mask is needed."""
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on `device`."""
+        """Return the batch on `device`; to a GPU it is copied while other work goes on."""
         names = ("prompts", "attention", "labels", "offered", "chosen")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        pin = device.type == "cuda"
+
+        def moved(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=pin)
+
+        return replace(self, **{name: moved(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +90,13 @@ class Share:
 
         A batch that would be empty gets a row without a target: it adds nothing to any sum.
         """
-        parts = self.of * self.accumulation
-        taken = [list(rows[self.rank * self.accumulation + part :: parts]) for part in range(self.accumulation)]
-        return [part or [replace(rows[0], target=[], offered=range(0), chosen=range(0))] for part in taken]
+        blank = replace(rows[0], target=[], offered=range(0), chosen=range(0))
+        return [[rows[number] for number in part] or [blank] for part in self.deal(len(rows))]
+
+    def deal(self, rows: int) -> list[range]:
+        """Return the numbers of this process' rows of so many, a range for each batch, empty ones too."""
+        parts, first = self.of * self.accumulation, self.rank * self.accumulation
+        return [range(first + part, rows, parts) for part in range(self.accumulation)]
 
 
 class Source(Protocol):
@@ -195,14 +210,21 @@ def to_rows(pairs: Sequence[Pair], tokenizer: Tokenizer, shape: BatchShape) -> l
 
 def cut_by_tokens(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     """Return `rows`, sorted by length, in batches of at most `tokens` with padding, one row at least."""
-    cut: list[list[Row]] = [[]]
+    lengths = [(len(row.prompt), len(row.target)) for row in rows]
+    return [[rows[number] for number in part] for part in cut_lengths(lengths, tokens)]
+
+
+def cut_lengths(lengths: Sequence[tuple[int, int]], tokens: int) -> list[list[int]]:
+    """Return the numbers of rows, of so long prompts and targets, as `cut_by_tokens` cuts them."""
+    cut: list[list[int]] = [[]]
     longest = 0
-    for row in sorted(rows, key=lambda row: (len(row.prompt), len(row.target))):
-        longest = max(longest, len(row.prompt) + len(row.target))
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = sum(lengths[number])
+        longest = max(longest, length)
         if cut[-1] and longest * (len(cut[-1]) + 1) > tokens:
             cut.append([])
-            longest = len(row.prompt) + len(row.target)
-        cut[-1].append(row)
+            longest = length
+        cut[-1].append(number)
     return [part for part in cut if part]
 
 
@@ -239,15 +261,19 @@ def collate(rows: Sequence[Row]) -> Batch:
         inside: Tensor = (place >= first) & (place < last)
         return inside
 
-    targets = sum(len(row.target) for row in rows)
+    lengths = [(len(row.prompt), len(row.target)) for row in rows]
+    targets = sum(target for _, target in lengths)
     return Batch(
         prompts,
         attention,
         labels,
         marked([row.offered for row in rows]),
         marked([row.chosen for row in rows]),
-        sum(len(row.prompt) for row in rows) + targets,
+        sum(prompt for prompt, _ in lengths) + targets,
         targets,
+        sum(prompt * prompt for prompt, _ in lengths),
+        sum(target * (target + prompt) for prompt, target in lengths),
+        any(prompt < prompts.shape[1] for prompt, _ in lengths),
     )
 
 

@@ -12,7 +12,10 @@ from torch.utils.tensorboard import SummaryWriter
 LOG: Final = "log.jsonl"
 PICTURE: Final = "curves.png"
 _LOSSES: Final = frozenset({"loss", "divergence"})
-_UNDRAWN: Final = frozenset({"step", "tokens_per_second", "learning_rate", "words_per_reply", "bleu"})
+SPEED: Final = frozenset({"tokens_per_second", "waiting", "peak_share"})
+"""What depends on the machine and the hour: how fast it went, which share of the time was spent waiting for data, and
+which share of the device's peak was used."""
+_UNDRAWN: Final = frozenset({"step", "learning_rate", "words_per_reply", "bleu"}) | SPEED
 
 
 class Curves:
@@ -21,33 +24,55 @@ class Curves:
     Rows hold means over the steps since the row before; a validation's names begin with `validation_`.
     """
 
-    def __init__(self, folder: Path, step: int, gathered: dict[str, tuple[float, float]] | None = None) -> None:
-        """Go on after `step` with what was `gathered` then; rows of a run killed beyond it are dropped."""
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        gathered: dict[str, tuple[float, float]] | None = None,
+        *,
+        peak_tflops: float = 0.0,
+    ) -> None:
+        """Go on after `step` with what was `gathered` then; rows of a run killed beyond it are dropped.
+
+        With `peak_tflops`, of all devices together, rows tell which share of it was used.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._rows = [row for row in read_log(folder) if row["step"] <= step]
         (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._peak = peak_tflops * 1e12
         self._reset()
-        self.add(gathered or {}, 0)
+        self.add(gathered or {})
 
     @property
     def gathered(self) -> dict[str, tuple[float, float]]:
         """What has been added since the last row, by name: the sum and of how many."""
         return {name: (number, self._totals[name]) for name, number in self._sums.items()}
 
-    def add(self, counts: dict[str, tuple[float, float]], tokens: int) -> None:
-        """Take in a step's counts, each a sum and of how many, and its tokens."""
+    def add(self, counts: dict[str, tuple[float, float]]) -> None:
+        """Take in counts of some steps, each a sum and of how many."""
         for name, (number, total) in counts.items():
             self._sums[name] += number
             self._totals[name] += total
+
+    def worked(self, tokens: int, flops: float, waited: float) -> None:
+        """Take in a step's tokens, its operations, and the seconds it waited for data."""
         self._tokens += tokens
+        self._flops += flops
+        self._waited += waited
 
     def write(self, step: int, rate: float) -> None:
         """Write a row on the steps since the last one."""
         means = {name: round(self._sums[name] / total, 4) for name, total in self._totals.items() if total}
-        speed = round(self._tokens / (time.perf_counter() - self._since))
-        self._write({"step": step, **means, "tokens_per_second": speed, "learning_rate": rate})
+        seconds = time.perf_counter() - self._since
+        speed: dict[str, float] = {
+            "tokens_per_second": round(self._tokens / seconds),
+            "waiting": round(self._waited / seconds, 4),
+        }
+        if self._peak:
+            speed["peak_share"] = round(self._flops / seconds / self._peak, 4)
+        self._write({"step": step, **means, **speed, "learning_rate": rate})
         self._reset()
 
     def validation(self, step: int, measured: dict[str, float]) -> None:
@@ -73,7 +98,7 @@ class Curves:
         self._since = time.perf_counter()
         self._sums: defaultdict[str, float] = defaultdict(float)
         self._totals: defaultdict[str, float] = defaultdict(float)
-        self._tokens = 0
+        self._tokens, self._flops, self._waited = 0, 0.0, 0.0
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

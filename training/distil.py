@@ -34,7 +34,7 @@ from training.losses import (
     choice_scores,
     predict,
 )
-from training.mixtures import RecipeError, build_mixture
+from training.mixtures import Material, RecipeError, build_mixture
 from training.model_folder import load_model, save_model
 from training.run_folder import RunFolderError, keep_options
 from training.text import TextError
@@ -143,8 +143,7 @@ def distillation_objective(
         if choice_weight:
             loss = loss + choice_weight * batch.targets * choice_loss(scores, batch.chosen)
         counts = answer_counts(output.logits, batch, answer)
-        hits = choice_hits(scores.detach(), batch.chosen)
-        counts["choice_accuracy"] = hits.sum(), len(hits)
+        counts["choice_accuracy"] = choice_hits(scores.detach(), batch.chosen)
         counts["divergence"] = divergence.detach(), batch.targets
         return Outcome(loss, counts)
 
@@ -156,12 +155,14 @@ def _exercise(options: Options) -> Exercise:
     if options.recipe:
         recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
         data = options.data[0] if options.data else Path(recipe["data"])
-        return build_mixture(recipe["stages"][-1]["mixture"], data, [data / name for name in recipe.get("text", [])])
+        return build_mixture(
+            recipe["stages"][-1]["mixture"], Material(data, [data / name for name in recipe.get("text", [])])
+        )
     entries = [
         {"exercise": "records", "file": str(path.absolute()), "weight": 1, "words": options.words}
         for path in options.data
     ]
-    return build_mixture(entries, Path(), [])
+    return build_mixture(entries, Material(Path(), []))
 
 
 def main() -> None:

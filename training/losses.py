@@ -1,7 +1,8 @@
 """What training minimises, and the counts its curves are drawn from.
 
 An objective takes a model and a batch and returns an `Outcome`: losses are sums over target tokens, so that
-shares of one batch, spread over processes or gathered one after another, add up to the whole.
+shares of one batch, spread over processes or gathered one after another, add up to the whole. Nothing here asks a
+device for a value, so a GPU is never waited for.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ class Outcome:
     """`loss` is summed over the batch's target tokens and has a gradient; `counts` name (number, of how many)."""
 
     loss: Tensor
-    counts: dict[str, tuple[Tensor, int]]
+    counts: dict[str, tuple[Tensor, Tensor | int]]
 
 
 Objective = Callable[[Any, Batch], Outcome]
@@ -40,8 +41,7 @@ def answer_objective(choice_weight: float = 0.0) -> Objective:
         if choice_weight:
             loss = answer + choice_weight * batch.targets * choice_loss(scores, batch.chosen)
         counts = answer_counts(output.logits, batch, answer)
-        hits = choice_hits(scores.detach(), batch.chosen)
-        counts["choice_accuracy"] = hits.sum(), len(hits)
+        counts["choice_accuracy"] = choice_hits(scores.detach(), batch.chosen)
         return Outcome(loss, counts)
 
     return objective
@@ -52,7 +52,7 @@ def predict(model: Any, batch: Batch) -> Any:
     plain = getattr(model, "module", model)  # of a model spread over processes
     return model(
         input_ids=batch.prompts,
-        attention_mask=batch.attention,
+        attention_mask=batch.attention if batch.padded else None,
         decoder_input_ids=plain.prepare_decoder_input_ids_from_labels(batch.labels),
         use_cache=False,
     )
@@ -65,7 +65,7 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-def answer_counts(logits: Tensor, batch: Batch, answer: Tensor) -> dict[str, tuple[Tensor, int]]:
+def answer_counts(logits: Tensor, batch: Batch, answer: Tensor) -> dict[str, tuple[Tensor, Tensor | int]]:
     """Return the loss, how often all tokens are right (copying) and how often the first is (choosing)."""
     right = (logits.detach().argmax(-1) == batch.labels) & (batch.labels != IGNORED)
     return {
@@ -88,16 +88,14 @@ def choice_loss(scores: Tensor, chosen: Tensor) -> Tensor:
     is not drawn to one word of it.
     """
     rows = chosen.any(-1)
-    if not rows.any():
-        return scores.sum() * 0.0
-    log, held = scores[rows].log_softmax(-1), chosen[rows]
-    together = log.masked_fill(~held, _NEVER).logsumexp(-1)
-    count = held.sum(-1)
-    spread = (log * held).sum(-1) / count + count.log()
-    return -(together + spread).mean() / 2
+    log = scores.log_softmax(-1)
+    together = log.masked_fill(~chosen, _NEVER).logsumexp(-1)
+    count = chosen.sum(-1).clamp(min=1)
+    spread = (log * chosen).sum(-1) / count + count.log()
+    return -((together + spread) * rows).sum() / (2 * rows.sum().clamp(min=1))
 
 
-def choice_hits(scores: Tensor, chosen: Tensor) -> Tensor:
-    """Return, for each row with chosen tokens, whether more than half of the probability is on them."""
+def choice_hits(scores: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return in how many rows with chosen tokens more than half of the probability is on them, and of how many."""
     rows = chosen.any(-1)
-    return (scores[rows].softmax(-1) * chosen[rows]).sum(-1) > 0.5
+    return ((scores.softmax(-1) * chosen).sum(-1) > 0.5).sum(), rows.sum()

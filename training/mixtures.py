@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from training.batches import Exercise, Mixture
-from training.data import read_records
+from training.data import Record, read_records
 from training.grounded import Draw, RecordSource
 from training.tasks import PassageSource, sentence_from_opening, sentence_from_words, span_corruption
 from training.text import read_documents
@@ -15,24 +15,43 @@ class RecipeError(ValueError):
     """A recipe asks for something that is not there; the message names the entry."""
 
 
-def build_mixture(entries: Sequence[Mapping[str, Any]], data: Path, text: Sequence[Path]) -> Mixture:
-    """Return the mixture of `entries`; a record file is looked up in `data`, exercises on text draw from `text`.
+class Material:
+    """Record files and text, each read when it is first asked for and kept: several stages draw from the same."""
+
+    def __init__(self, data: Path, text: Sequence[Path]) -> None:
+        """A record file is looked up in the folder `data`; exercises on text draw from the files `text`."""
+        self._data, self._text = data, text
+        self._records: dict[str, list[Record]] = {}
+        self._passages: PassageSource | None = None
+
+    def records(self, file: str) -> list[Record]:
+        """Return the records of `file`. Raises DataError."""
+        if file not in self._records:
+            self._records[file] = read_records(self._data / file)
+        return self._records[file]
+
+    def passages(self) -> PassageSource:
+        """Return the text as passages. Raises TextError."""
+        if self._passages is None:
+            self._passages = PassageSource(document for path in self._text for document in read_documents(path))
+        return self._passages
+
+
+def build_mixture(entries: Sequence[Mapping[str, Any]], material: Material) -> Mixture:
+    """Return the mixture of `entries` over `material`.
 
     An entry has `exercise` (open, find, span or records), `weight`, and what the exercise takes: `sentences`
     and `words` at most in a passage; for records `file`, and what `training.grounded.Draw` has.
     """
-    source: PassageSource | None = None
     weighted: list[tuple[float, Exercise]] = []
     for entry in entries:
         kind = str(entry.get("exercise"))
         if kind == "records":
-            weighted.append((entry["weight"], _records(entry, data)))
-            continue
-        if kind not in _ON_TEXT:
+            weighted.append((entry["weight"], _records(entry, material)))
+        elif kind in _ON_TEXT:
+            weighted.append((entry["weight"], _ON_TEXT[kind](material.passages(), entry)))
+        else:
             raise RecipeError(f"exercise {kind!r} is not known; use records or {', '.join(_ON_TEXT)}")
-        if source is None:
-            source = PassageSource([document for path in text for document in read_documents(path)])
-        weighted.append((entry["weight"], _ON_TEXT[kind](source, entry)))
     return Mixture(weighted)
 
 
@@ -55,10 +74,10 @@ _ON_TEXT: Mapping[str, Callable[[PassageSource, Mapping[str, Any]], Exercise]] =
 }
 
 
-def _records(entry: Mapping[str, Any], data: Path) -> Exercise:
+def _records(entry: Mapping[str, Any], material: Material) -> Exercise:
     options = {key: value for key, value in entry.items() if key not in ("exercise", "file", "weight")}
     try:
         draw = Draw(**options)
     except TypeError as error:
         raise RecipeError(f"records of {entry['file']}: {error}") from error
-    return RecordSource(read_records(data / entry["file"]), draw)
+    return RecordSource(material.records(entry["file"]), draw)

@@ -1,82 +1,110 @@
 """Trains a small model from nothing by a recipe: `python -m training.pretrain training/recipes/embedded.yaml`.
 
 Stages run in order, each in a folder of its own under the run folder; a run that was cut short goes on where
-it stood. The result is `model/` there.
+it stood. The result is `model/` there. A stage is bounded by steps, or by minutes: then its learning rate falls with
+the clock, and it ends in time on any machine.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tokenizers import Tokenizer
 
-from training.batches import BatchShape, Drawn, Share
-from training.data import DataError
+from training.batches import BatchShape, Drawn, Share, Source
+from training.command_line import above_zero
 from training.losses import answer_objective
-from training.mixtures import RecipeError, build_mixture
+from training.mixtures import Material, RecipeError, build_mixture
 from training.model import new_model
-from training.model_folder import TOKENIZER, save_model
-from training.run_folder import RunFolderError
-from training.text import TextError
-from training.tokenizer import read_texts, train_tokenizer
-from training.train import Plan, new_accelerator, train
-from training.whole_file import write_whole
+from training.model_folder import save_model
+from training.recipe import FAILURES, add_peak, recipe_parser, recipe_tokenizer, recipe_with_files, stage_plan
+from training.shards import Stored, shard_folder
+from training.train import new_accelerator, train
 
 
-def pretrain(recipe: Mapping[str, Any], *, data: Path, text: list[Path], folder: Path) -> Path:
-    """Run `recipe` in `folder` and return the model folder. Raises what its parts raise, each with its file named."""
+def pretrain(
+    recipe: Mapping[str, Any],
+    *,
+    data: Path,
+    text: list[Path],
+    folder: Path,
+    minutes: float | None = None,
+    peak_tflops: float = 0.0,
+) -> Path:
+    """Run `recipe` in `folder` and return the model folder. Raises what its parts raise, each with its file named.
+
+    `minutes` is the time of all stages together that are bounded by time: each gets its part of it. `peak_tflops`
+    is as in Plan.
+    """
     torch.set_num_threads(recipe.get("threads") or torch.get_num_threads())
     accelerator = new_accelerator()
     with accelerator.main_process_first():
-        tokenizer = _tokenizer(recipe["tokenizer"], data, text, folder)
+        tokenizer = recipe_tokenizer(recipe["tokenizer"], data, text, folder)
     model: Any = new_model(tokenizer, seed=recipe["seed"], **recipe["model"])
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
     share = Share(accelerator.process_index, accelerator.num_processes)
+    material, pace = Material(data, text), _pace(recipe, minutes)
     for number, stage in enumerate(recipe["stages"], start=1):
-        seed = recipe["seed"] + number
-        exercise = build_mixture(stage["mixture"], data, text)
-        source = Drawn(exercise, tokenizer, BatchShape(**stage.get("shape", {})), seed, share)
-        objective = answer_objective(stage.get("choice_weight", 0.0))
-        plan = Plan(seed=seed, **stage["plan"])
-        progress = train(model, source, objective, plan, folder / f"{number}-{stage['name']}", accelerator)
-        accelerator.print(f"{stage['name']}: {plan.steps} steps, last loss {progress.loss:.3f}")
+        plan = stage_plan(recipe, number, peak_tflops)
+        plan = replace(plan, minutes=plan.minutes * pace)
+        progress = train(
+            model,
+            stage_source(recipe, number, material, tokenizer, folder, share),
+            answer_objective(stage.get("choice_weight", 0.0)),
+            plan,
+            folder / f"{number}-{stage['name']}",
+            accelerator,
+            compiled=bool(recipe.get("compile")),
+        )
+        accelerator.print(f"{stage['name']}: {progress.step} steps, last loss {progress.loss:.3f}")
     if accelerator.is_main_process:
         save_model(accelerator.unwrap_model(model), tokenizer, folder / "model", recipe.get("store", "fp32"))
     accelerator.wait_for_everyone()
     return folder / "model"
 
 
-def _tokenizer(settings: Mapping[str, Any], data: Path, text: list[Path], folder: Path) -> Tokenizer:
-    path = folder / TOKENIZER
-    if not path.is_file():
-        files = [data / name for name in settings["files"]] + text
-        tokenizer = train_tokenizer(read_texts(files, settings["most_characters"]), settings["vocabulary"])
-        write_whole({path: tokenizer.to_str()})
-    return Tokenizer.from_file(str(path))
+def stage_source(
+    recipe: Mapping[str, Any], number: int, material: Material, tokenizer: Tokenizer, folder: Path, share: Share
+) -> Source:
+    """Return where the stage takes its batches from: rows made beforehand, if it wants `rows`, or drawn as it goes."""
+    stage, seed = recipe["stages"][number - 1], recipe["seed"] + number
+    shape = BatchShape(**stage.get("shape", {}))
+    if "rows" in stage:
+        return Stored(shard_folder(folder, number, stage), shape, seed, share)
+    return Drawn(build_mixture(stage["mixture"], material), tokenizer, shape, seed, share)
+
+
+def _pace(recipe: Mapping[str, Any], minutes: float | None) -> float:
+    """Return by what to multiply the minutes of each stage. Raises RecipeError when none is bounded by time."""
+    if minutes is None:
+        return 1.0
+    planned = sum(stage["plan"].get("minutes", 0.0) for stage in recipe["stages"])
+    if not planned:
+        raise RecipeError("--minutes: no stage of this recipe has minutes in its plan")
+    return float(minutes / planned)
 
 
 def main() -> None:
     """Run a recipe from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.pretrain", description="Train a small model from nothing by a recipe, resumably."
+    parser = recipe_parser("training.pretrain", "Train a small model from nothing by a recipe, resumably.")
+    parser.add_argument(
+        "--minutes",
+        type=above_zero,
+        metavar="N",
+        help="of training, all stages together: each gets its part (default: the recipe's, if it has any)",
     )
-    parser.add_argument("recipe", type=Path, help="a YAML file, see training/recipes")
-    parser.add_argument("--data", type=Path, help="folder of .jsonl records (default: the recipe's)")
-    parser.add_argument("--text", type=Path, nargs="*", help=".txt or .txt.zst files (default: the recipe's)")
-    parser.add_argument("--output_dir", type=Path, help="run folder (default: build/runs/<recipe>)")
+    add_peak(parser)
     options = parser.parse_args()
     try:
-        recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
-        folder = options.output_dir or Path("build/runs") / options.recipe.stem
-        data = options.data or Path(recipe["data"])
-        text = options.text if options.text is not None else [data / name for name in recipe.get("text", [])]
-        model = pretrain(recipe, data=data, text=text, folder=folder)
-    except (DataError, RecipeError, RunFolderError, TextError, OSError, ValueError, yaml.YAMLError) as error:
+        recipe, data, text, folder = recipe_with_files(options)
+        model = pretrain(
+            recipe, data=data, text=text, folder=folder, minutes=options.minutes, peak_tflops=options.peak_tflops
+        )
+    except FAILURES as error:
         sys.exit(f"pretrain: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("pretrain: stopped; the same command goes on from the last saved state")

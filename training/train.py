@@ -3,75 +3,36 @@
 AdamW without decay of norms, clipped gradients, bf16 where the machine multiplies in it; one process or several
 (`accelerate launch`, `torchrun`), which share each step's rows and end with the same weights as one. Everything
 that decides the next step is in the checkpoint: weights, moments, step and position in the data. Chance, as
-dropout has it, is seeded by step.
+dropout has it, is seeded by step. A device is asked for numbers only where a row of the curves or a checkpoint is
+written, and a GPU's batches are made ahead, so that it never waits for this process.
 """
 
-import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast
 from torch import Tensor
 from tqdm import tqdm
-from transformers import get_scheduler
 
 from handler.engines.torch_engine import multiplies_in_bf16
 from training.batches import Batch, Position, Source
 from training.curves import Curves
+from training.flops import training_flops
 from training.losses import Objective
+from training.plan import Plan as Plan  # also the name under which those who train know it
+from training.plan import Progress
+from training.prefetch import ahead
 from training.run_folder import load_state, save_state
+from training.schedule import make_schedule
 
 Validate = Callable[[Any], dict[str, float]]
 """Measures a model; the result holds `loss`, by which the best is kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a run does; `learning_rate` is the peak, reached after `warmup` steps."""
-
-    steps: int
-    learning_rate: float
-    warmup: int = 100
-    schedule: str = "warmup_stable_decay"
-    """One of transformers' schedules by name. This one is level until `fall_from` of the steps, then falls to `floor`
-    of the peak."""
-    floor: float = 0.05
-    fall_from: float = 0.5
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.98)
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 250
-    validate_every: int = 0
-    """0: never."""
-    patience: int = 0
-    """Stop after so many validations without a better loss; 0: never."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0
-    position: Position = field(default_factory=Position)
-    loss: float = math.nan
-    """Of the last step."""
-    best: float = math.inf
-    """The lowest validation loss so far, and how many validations ago it was."""
-    worse_since: int = 0
-
-    def at(self, every: int, plan: Plan) -> bool:
-        """Return whether the step is one of every so many, or the last."""
-        return self.step % every == 0 or self.step == plan.steps
-
-    def finished(self, plan: Plan) -> bool:
-        """Return whether all steps are done, or the validations' patience is at its end."""
-        return self.step >= plan.steps or bool(plan.patience and self.worse_since >= plan.patience)
 
 
 def new_accelerator(precision: str = "auto") -> Accelerator:
@@ -93,71 +54,137 @@ def train(
     validate: Validate | None = None,
     on_best: Callable[[Any], None] = lambda _: None,
     on_step: Callable[[int, Any], None] = lambda _step, _model: None,
+    compiled: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Progress:
     """Run `plan` on `model`, in place, from the folder's checkpoint where there is one; return where it ended.
 
     `on_best` gets the model when `validate` has found it better than before, `on_step` after each step, both
-    in the main process alone and before the step's checkpoint is written. Raises RunFolderError when a
-    checkpoint cannot be written or read.
+    in the main process alone and before the step's checkpoint is written. With `compiled`, torch.compile makes one
+    program of each shape of batches. `clock` tells the seconds that a plan's minutes are counted in. Raises
+    RunFolderError when a checkpoint cannot be written or read.
     """
+    plain = model
     model = accelerator.prepare(model)
+    if compiled:
+        model = torch.compile(model)
     optimizer = torch.optim.AdamW(
         _groups(model, plan.weight_decay), lr=plan.learning_rate, betas=plan.betas, fused=True
     )
-    schedule = _schedule(plan, optimizer)
-    plain = accelerator.unwrap_model(model)
     progress, gathered = Progress(), None
+    schedule = make_schedule(plan, optimizer, lambda: progress.share(plan))
     if state := load_state(folder):
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         progress = Progress(**(state["progress"] | {"position": Position(*state["progress"]["position"])}))
+        schedule.load_state_dict(state["schedule"])
         gathered = state["gathered"]
-    curves = Curves(folder, progress.step, gathered) if accelerator.is_main_process else None
-    steps = source.batches(progress.position)
-    bar = tqdm(
-        total=plan.steps,
-        initial=progress.step,
-        desc=folder.name,
-        mininterval=2,
-        disable=not accelerator.is_main_process,
-    )
-    while not progress.finished(plan):
-        batches, progress.position = next(steps)
-        # One seed a step and process, so that chance does not depend on what ran before.
-        torch.manual_seed(hash((plan.seed, progress.step, accelerator.process_index)))
-        model.train()
-        counts, tokens = _step(model, optimizer, objective, batches, plan, accelerator)
-        rate = schedule.get_last_lr()[0]
-        schedule.step()
-        progress.step += 1
-        progress.loss = counts["loss"][0] / counts["loss"][1]
-        bar.update()
-        bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
+    main = accelerator.is_main_process
+    peak = plan.peak_tflops * accelerator.num_processes
+    curves = Curves(folder, progress.step, gathered, peak_tflops=peak) if main else None
+    bar = _Bar(plan, progress, folder.name, shown=main)
+    # The sums that no row of the curves has yet, on the device: asking for them each step would make it wait.
+    sums: dict[str, Tensor] = {}
+    last: Tensor | None = None
+
+    def take_in() -> None:
+        nonlocal last
+        if last is None:
+            return
+        counts = _over_processes({**sums, "": last}, accelerator)
+        number, total = counts.pop("")
+        progress.loss = number / total
         if curves:
-            curves.add(counts, tokens)
+            curves.add(counts)
+        sums.clear()
+        last = None
+
+    began, before = clock(), progress.seconds
+    saved = began
+    with closing(_steps(source, progress.position, accelerator.device)) as steps:
+        while not progress.finished(plan):
+            asked = time.perf_counter()
+            batches, progress.position = next(steps)
+            waited = time.perf_counter() - asked
+            # One seed a step and process, so that chance does not depend on what ran before.
+            torch.manual_seed(hash((plan.seed, progress.step, accelerator.process_index)))
+            model.train()
+            step = _step(model, optimizer, objective, batches, plan, accelerator)
+            for name, pair in step.items():
+                sums[name] = sums[name] + pair if name in sums else pair
+            last = step["loss"]
+            rate = schedule.get_last_lr()[0]
+            progress.step += 1
+            now = _agreed(clock(), plan, accelerator)
+            progress.seconds = before + now - began
+            schedule.step()
+            if curves:
+                tokens = sum(batch.tokens for batch in batches)
+                flops = sum(training_flops(plain.config, batch) for batch in batches)
+                curves.worked(tokens * accelerator.num_processes, flops * accelerator.num_processes, waited)
             if progress.at(plan.log_every, plan):
-                curves.write(progress.step, rate)
-        if validate and plan.validate_every and progress.at(plan.validate_every, plan):
-            model.eval()
-            measured = validate(plain)
-            better = measured["loss"] < progress.best
-            progress.worse_since = 0 if better else progress.worse_since + 1
-            progress.best = min(progress.best, measured["loss"])
-            if curves:
-                curves.validation(progress.step, measured)
-                if better:
-                    on_best(plain)
-        if accelerator.is_main_process:
-            on_step(progress.step, plain)
-        if progress.at(plan.save_every, plan) or progress.finished(plan):
-            if curves:
-                _save(folder, plain, optimizer, schedule, progress, curves.gathered)
-            accelerator.wait_for_everyone()
+                take_in()
+                if curves:
+                    curves.write(progress.step, rate)
+            bar.show(progress)
+            if validate and plan.validate_every and progress.at(plan.validate_every, plan):
+                model.eval()
+                measured = validate(plain)
+                better = measured["loss"] < progress.best
+                progress.worse_since = 0 if better else progress.worse_since + 1
+                progress.best = min(progress.best, measured["loss"])
+                if curves:
+                    curves.validation(progress.step, measured)
+                    if better:
+                        on_best(plain)
+            if main:
+                on_step(progress.step, plain)
+            due = plan.save_seconds and now - saved >= plan.save_seconds
+            if due or progress.at(plan.save_every, plan) or progress.finished(plan):
+                take_in()
+                if curves:
+                    _save(folder, plain, optimizer, schedule, progress, curves.gathered)
+                accelerator.wait_for_everyone()
+                saved = now
     bar.close()
     if curves:
         curves.close()
     return progress
+
+
+class _Bar:
+    """A progress bar of steps, or of seconds where time bounds the run."""
+
+    def __init__(self, plan: Plan, progress: Progress, name: str, *, shown: bool) -> None:
+        self._timed = bool(plan.minutes)
+        total, unit = (round(60 * plan.minutes), "s") if self._timed else (plan.steps, "it")
+        self._bar = tqdm(
+            total=total, initial=self._at(progress), unit=unit, desc=name, mininterval=2, disable=not shown
+        )
+
+    def show(self, progress: Progress) -> None:
+        self._bar.update(self._at(progress) - self._bar.n)
+        self._bar.set_postfix(loss=f"{progress.loss:.3f}", step=progress.step, refresh=False)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _at(self, progress: Progress) -> int:
+        return round(progress.seconds) if self._timed else progress.step
+
+
+def _steps(source: Source, start: Position, device: torch.device) -> Generator[tuple[list[Batch], Position]]:
+    """Return the steps' batches: made ahead for a GPU; on a CPU, whose cores compute, one after the other."""
+    steps = source.batches(start)
+    return ahead(steps, device) if device.type != "cpu" else (step for step in steps)
+
+
+def _agreed(now: float, plan: Plan, accelerator: Accelerator) -> float:
+    """Return the main process' time where a plan goes by time: all must end and save at the same step."""
+    if accelerator.num_processes == 1 or not (plan.minutes or plan.save_seconds):
+        return now
+    told: Tensor = broadcast(torch.tensor(now, dtype=torch.float64, device=accelerator.device))
+    return told.item()
 
 
 def _step(
@@ -167,24 +194,25 @@ def _step(
     batches: list[Batch],
     plan: Plan,
     accelerator: Accelerator,
-) -> tuple[dict[str, tuple[float, float]], int]:
-    """Make one step and return the counts and tokens of all processes."""
-    targets = torch.tensor(sum(batch.targets for batch in batches), device=accelerator.device)
+) -> dict[str, Tensor]:
+    """Make one step and return this process' counts, each a number and of how many, on the device."""
+    # Filled in on the device: a copy to it would wait for all that it still has to do.
+    targets = torch.full((), sum(batch.targets for batch in batches), device=accelerator.device)
     # Each process' gradient is that of a sum; the processes' mean, times their number, over all targets is the mean.
     scale = accelerator.num_processes / accelerator.reduce(targets, "sum").clamp(min=1)
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, start=1):
-        batch = batch.to(accelerator.device)
         with _gathering(accelerator, model, last=number == len(batches)), accelerator.autocast():
             outcome = objective(model, batch)
             accelerator.backward(outcome.loss * scale)
         for name, (value, total) in outcome.counts.items():
-            pair = torch.stack([value.detach().double(), torch.tensor(float(total)).double().to(value.device)])
-            sums[name] = sums.get(name, 0) + pair
+            of = total if isinstance(total, Tensor) else torch.full((), total, device=value.device)
+            pair = torch.stack([value.detach().double(), of.double()])
+            sums[name] = sums[name] + pair if name in sums else pair
     accelerator.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return _over_processes(sums, accelerator), sum(batch.tokens for batch in batches) * accelerator.num_processes
+    return sums
 
 
 def _gathering(accelerator: Accelerator, model: Any, *, last: bool) -> AbstractContextManager[Any]:
@@ -205,20 +233,6 @@ def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _schedule(plan: Plan, optimizer: torch.optim.Optimizer) -> Any:
-    if plan.schedule == "warmup_stable_decay":
-        fall = max(1, round(plan.steps * (1 - plan.fall_from)))
-        warmup = min(plan.warmup, plan.steps - fall)
-        falling = {
-            "num_decay_steps": fall,
-            "num_stable_steps": plan.steps - fall - warmup,
-            "decay_type": "linear",
-            "min_lr_ratio": plan.floor,
-        }
-        return get_scheduler(plan.schedule, optimizer, warmup, scheduler_specific_kwargs=falling)
-    return get_scheduler(plan.schedule, optimizer, plan.warmup, plan.steps)
 
 
 def _save(

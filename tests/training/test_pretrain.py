@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.curves import PICTURE, read_log
+from training.curves import PICTURE, SPEED, read_log
 from training.data import read_records
 from training.evaluate import evaluate
-from training.mixtures import RecipeError, build_mixture
+from training.mixtures import Material, RecipeError, build_mixture
 from training.pretrain import pretrain
 from training.run_folder import STATE, RunFolderError, keep_options, load_state, save_state
 
@@ -66,10 +66,7 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(
         for name, tensor in before.items():
             torch.testing.assert_close(after[name], tensor)
         without_speed = [
-            [
-                {key: value for key, value in row.items() if key != "tokens_per_second"}
-                for row in read_log(run / "2-answer")
-            ]
+            [{key: value for key, value in row.items() if key not in SPEED} for row in read_log(run / "2-answer")]
             for run in (tmp_path / "unbroken", folder)
         ]
         assert without_speed[0] == without_speed[1]
@@ -106,9 +103,9 @@ def test_a_run_goes_on_only_with_the_options_it_was_begun_with(tmp_path: Path) -
 
 def test_an_unknown_exercise_is_refused_by_name(data: Path) -> None:
     with pytest.raises(RecipeError, match="'juggle'"):
-        build_mixture([{"exercise": "juggle", "weight": 1}], data, [])
+        build_mixture([{"exercise": "juggle", "weight": 1}], Material(data, []))
 
 
 def test_an_unknown_option_of_records_is_refused_by_name(data: Path) -> None:
     with pytest.raises(RecipeError, match="'wrods'"):
-        build_mixture([{"exercise": "records", "file": "train.jsonl", "weight": 1, "wrods": 3}], data, [])
+        build_mixture([{"exercise": "records", "file": "train.jsonl", "weight": 1, "wrods": 3}], Material(data, []))

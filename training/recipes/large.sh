@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The large embedded model, for one H100 or H200 and the cores beside it: half an hour, planned in large.yaml.
+# DATA is a folder of JSON-lines records and of text; models/embedded/README.md names the sets and their sources.
+# Every line goes on where a cut left it: `timeout -s INT 580 make train RECIPE=large` again and again ends the same way.
+# A thousand questions of each set say how it went; LIMIT=100000 takes all, which any CPU can do afterwards.
+# MINUTES of training and PEAK, the device's dense bf16 TFLOP/s, may be given; TRIAL=1 tries batch sizes instead.
+set -euo pipefail
+python=${PYTHON:-python}
+data=${DATA:-build/data}
+run=${RUN:-build/runs/large}
+recipe=${YAML:-training/recipes/large.yaml}
+peak=${PEAK:-989}
+
+$python -m training.shards "$recipe" --data "$data" --output_dir "$run/pretrained"
+if [ -n "${TRIAL:-}" ]; then
+    exec $python -m training.throughput "$recipe" --data "$data" --output_dir "$run/pretrained" --peak_tflops "$peak"
+fi
+$python -m training.pretrain "$recipe" --data "$data" --output_dir "$run/pretrained" \
+    --minutes "${MINUTES:-22}" --peak_tflops "$peak"
+$python -m training.export --engine torch --model "$run/pretrained/model" --output "$run/embedded" --precision bf16
+for set in squad_dev dstc9_val; do
+    $python -m training.evaluate --model "$run/embedded" --engine torch --data "$data/$set.jsonl" --samples 20 \
+        --limit "${LIMIT:-1000}" --json "$run/$set.json"
+done
