@@ -39,8 +39,9 @@ def test_a_documented_block_works(block: Block, scratch: Scratch, request: pytes
     done = scratch.run(here)
     failed = "\n".join(line for line in done.stderr.splitlines() if line.startswith("FAILED: command "))
     number = int(failed.rpartition(" ")[2]) if failed else 0
+    command = here[number - 1] if number else block.text
     assert done.returncode == 0, (
-        f"{block}: this command failed with status {done.returncode}:\n\n{here[number - 1] if number else block.text}\n\n"
+        f"{block}: this command failed with status {done.returncode}:\n\n{command}\n\n"
         f"{done.stdout[-1500:]}{done.stderr[-3000:]}\n\nA shell block is{HOW}"
     )
     _done.update(line for line in map(one_line, here) if line.startswith(("make archive", ".venv/bin/python -m")))
@@ -67,8 +68,8 @@ def test_each_command_of_the_table_is_in_a_document_and_each_of_its_tests_is_the
 
 def test_blocks_are_found_with_their_marks_in_lists_and_beside_other_languages() -> None:
     text = (
-        "<!-- needs: gpu -->\n\n```sh\nnvidia-smi\n```\n\n```json\n{}\n```\n1. so\n   ```bash\n   echo 'a\n   b'\n   ```\n"
-        "text\n```\nno language\n```\n"
+        "<!-- needs: gpu -->\n\n```sh\nnvidia-smi\n```\n\n```json\n{}\n```\n1. so\n"
+        "   ```bash\n   echo 'a\n   b'\n   ```\ntext\n```\nno language\n```\n"
     )
     blocks = list(read_blocks("a.md", text))
     assert [(block.line, block.text, block.mark) for block in blocks] == [
@@ -80,7 +81,10 @@ def test_blocks_are_found_with_their_marks_in_lists_and_beside_other_languages()
 
 
 def test_commands_are_told_apart_as_bash_does() -> None:
-    text = "# a comment\ncurl -s \\\n  -d '{\"a\":\n 1}' http://x\nfor n in 1 2; do\n  echo $n\ndone\ncat <<E\nx\nE\necho ok"
+    text = (
+        "# a comment\ncurl -s \\\n  -d '{\"a\":\n 1}' http://x\nfor n in 1 2; do\n  echo $n\ndone\n"
+        "cat <<E\nx\nE\necho ok"
+    )
     assert [one_line(command) for command in commands(text)] == [
         "curl -s -d '{\"a\": 1}' http://x",
         "for n in 1 2; do echo $n done",
