@@ -34,7 +34,7 @@ BEYOND: Final = frozenset(
 """Programs that reach beyond the scratch checkout: a block with one is marked, or the command has its test."""
 
 
-def tests_of(command: str) -> tuple[str, ...]:
+def run_by(command: str) -> tuple[str, ...]:
     """Return the tests that run `command` elsewhere; none where it is to be run here."""
     line = one_line(command)
     return next((tests for pattern, tests in ELSEWHERE.items() if re.fullmatch(pattern, line)), ())

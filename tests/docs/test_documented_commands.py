@@ -9,7 +9,7 @@ import pytest
 from launcher.torchserve import TorchServe
 from tests.docs.blocks import MARKS, Block, commands, complete, one_line, read_blocks, shell_blocks
 from tests.docs.conftest import Scratch
-from tests.docs.elsewhere import ELSEWHERE, is_there, reaches_beyond, tests_of
+from tests.docs.elsewhere import ELSEWHERE, is_there, reaches_beyond, run_by
 
 BLOCKS = shell_blocks()
 MANAGEMENT = "http://127.0.0.1:8081"
@@ -25,7 +25,7 @@ _done: set[str] = set()
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.mark is None], ids=str)
 def test_a_documented_block_works(block: Block, scratch: Scratch, request: pytest.FixtureRequest) -> None:
-    here = [command for command in commands(block.text) if not tests_of(command) and one_line(command) not in _done]
+    here = [command for command in commands(block.text) if not run_by(command) and one_line(command) not in _done]
     for command in here:
         beyond = reaches_beyond(command)
         assert not beyond, f"{block}: `{beyond}` is nothing that a test may run as it stands. A shell block is{HOW}"
@@ -60,7 +60,7 @@ def test_the_documents_have_blocks_of_both_kinds_and_all_are_found() -> None:
 
 def test_each_command_of_the_table_is_in_a_document_and_each_of_its_tests_is_there() -> None:
     written = [command for block in BLOCKS for command in commands(block.text)]
-    used = {pattern for pattern in ELSEWHERE if any(tests_of(command) == ELSEWHERE[pattern] for command in written)}
+    used = {pattern for pattern in ELSEWHERE if any(run_by(command) == ELSEWHERE[pattern] for command in written)}
     assert sorted(set(ELSEWHERE) - used) == [], "no document has such a command any more: take it out of elsewhere.py"
     missing = [test for tests in ELSEWHERE.values() for test in tests if not is_there(test)]
     assert missing == []
