@@ -67,6 +67,7 @@ def train(
     plain = model
     model = accelerator.prepare(model)
     if compiled:
+        torch.compiler.reset()  # programs of an earlier stage's model count towards a limit
         model = torch.compile(model)
     optimizer = torch.optim.AdamW(
         _groups(model, plan.weight_decay), lr=plan.learning_rate, betas=plan.betas, fused=True

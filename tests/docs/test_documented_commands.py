@@ -11,6 +11,8 @@ from tests.docs.blocks import MARKS, Block, commands, complete, one_line, read_b
 from tests.docs.conftest import Scratch
 from tests.docs.elsewhere import ELSEWHERE, is_there, reaches_beyond, run_by
 
+pytestmark = pytest.mark.timeout(300)  # the first block also waits for the servers
+
 BLOCKS = shell_blocks()
 MANAGEMENT = "http://127.0.0.1:8081"
 HOW = f"""
