@@ -198,7 +198,7 @@ def main() -> None:
                 "GODEL_ADMIN_KEY": KEY,
                 "GODEL_INFERENCE_URL": torchserve,
                 "GODEL_MANAGEMENT_URL": torchserve,
-                "GODEL_DATABASE_URL": options.database_url or f"sqlite+aiosqlite:///{scratch}/bots.db",
+                "GODEL_DATABASE_URL": options.database_url or f"sqlite:///{scratch}/bots.db",
                 "GODEL_LOG_LEVEL": "info",
             }
             with started(["gateway"], environment, r"listening on (\S+)") as (gateway, gateway_process):

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
 
-    database_url: str = "sqlite+aiosqlite:///state/godel.db"
+    database_url: str = "sqlite:///state/godel.db"
     """Where bots are kept, as SQLAlchemy spells it. Outside build/, so that cleaning up loses no bot."""
 
     database_timeout: float = Field(default=10.0, ge=0.1, le=3600)

@@ -5,11 +5,11 @@ before it writes.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, select, update
-from sqlalchemy.engine import RowMapping
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Executable, bindparam, delete, select, update
+from sqlalchemy.engine import Connection, RowMapping
 
 from gateway.bots import Bot, BotDraft
 from gateway.errors import BotChanged, BotExists, BotNotFound
@@ -23,38 +23,36 @@ from gateway.store.transactions import SqlDatabase
 _EVERYTHING = ("knowledge", "instruction", "parameters", "name", "limits", "updated_at")
 _KNOWLEDGE_ALONE = ("knowledge", "updated_at")
 
+_BY_NAME: Final = select(bots).where(bots.c.bot_id == bindparam("name"))
+
 
 class SqlBots(SqlDatabase):
     """A `BotStore`."""
 
     async def get(self, bot_id: str) -> Bot:
         """Return a bot. Raises BotNotFound."""
-        async with self._transaction() as connection:
-            row = (await connection.execute(select(bots).where(bots.c.bot_id == bot_id))).mappings().one_or_none()
-        if row is None:
+        rows = await self._rows(_BY_NAME, {"name": bot_id})
+        if not rows:
             raise BotNotFound(bot_id)
-        return _bot(row)
+        return _bot(rows[0])
 
     async def page(self, *, limit: int, after: str = "", only: Collection[str] | None = None) -> BotPage:
         """Return up to `limit` bots whose names come after `after`, in order; of `only`, when that is given."""
         query = select(bots).where(bots.c.bot_id > after).order_by(bots.c.bot_id).limit(limit + 1)
         if only is not None:
             query = query.where(bots.c.bot_id.in_(only))
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = await self._many_rows(query)
         shown = [_bot(row) for row in rows[:limit]]
         return BotPage(shown, shown[-1].bot_id if len(rows) > limit else None)
 
     async def put(self, draft: BotDraft) -> Bot:
         """Create the bot, or replace all of it but its creation time."""
-        async with self._writing() as connection:
-            return await self._write(connection, draft, _EVERYTHING)
+        return await self._write(partial(self._put, draft, _EVERYTHING))
 
     async def create(self, draft: BotDraft) -> Bot:
         """Create the bot. Raises BotExists when there is one of that name."""
-        async with self._writing() as connection:
-            statement = self._insert(bots).values(self._new(draft)).on_conflict_do_nothing().returning(bots)
-            row = (await connection.execute(statement)).mappings().one_or_none()
+        statement = self._insert(bots).values(self._new(draft)).on_conflict_do_nothing().returning(bots)
+        row = await self._write(partial(_first, statement))
         if row is None:
             raise BotExists.of(draft.bot_id)
         return _bot(row)
@@ -63,41 +61,41 @@ class SqlBots(SqlDatabase):
         """Replace all of a bot but its creation time. Raises BotChanged when it is no longer as `seen`."""
         values = {name: value for name, value in self._new(draft).items() if name in _EVERYTHING}
         statement = update(bots).where(*_unchanged(seen)).values(values | {"revision": seen.revision + 1})
-        async with self._writing() as connection:
-            row = (await connection.execute(statement.returning(bots))).mappings().one_or_none()
+        row = await self._write(partial(_first, statement.returning(bots)))
         if row is None:
             raise BotChanged(seen.bot_id)
         return _bot(row)
 
     async def teach(self, draft: BotDraft) -> Bot:
         """Create the bot, or replace its knowledge alone."""
-        async with self._writing() as connection:
-            return await self._write(connection, draft, _KNOWLEDGE_ALONE)
+        return await self._write(partial(self._put, draft, _KNOWLEDGE_ALONE))
 
     async def delete(self, bot_id: str, *, seen: Bot | None = None) -> None:
         """Remove a bot with its sessions. Raises BotNotFound; BotChanged when it is not as `seen`."""
         condition = _unchanged(seen) if seen else [bots.c.bot_id == bot_id]
-        async with self._writing() as connection:
-            result = await connection.execute(delete(bots).where(*condition))
-        if result.rowcount == 0:
+        statement = delete(bots).where(*condition)
+        if not await self._write(lambda connection: connection.execute(statement).rowcount):
             raise BotChanged(bot_id) if seen else BotNotFound(bot_id)
 
     async def teach_all(self, drafts: Sequence[BotDraft], *, replace: bool) -> Sequence[Bot]:
         """Teach all of them or none. Raises BotExists when some exist and `replace` is false."""
-        async with self._writing() as connection:
-            written = [await self._write(connection, draft, _KNOWLEDGE_ALONE) for draft in drafts]
+
+        def teach(connection: Connection) -> Sequence[Bot]:
+            written = [self._put(draft, _KNOWLEDGE_ALONE, connection) for draft in drafts]
             existing = sorted(bot.bot_id for bot in written if bot.revision > 1)
             if existing and not replace:
-                raise BotExists.of(*existing)  # rolls all of it back
-        return written
+                raise BotExists.of(*existing)  # undoes all of it
+            return written
 
-    async def _write(self, connection: AsyncConnection, draft: BotDraft, replaced: Sequence[str]) -> Bot:
+        return await self._write(teach)
+
+    def _put(self, draft: BotDraft, replaced: Sequence[str], connection: Connection) -> Bot:
         """Insert `draft`, or replace the columns `replaced` of the bot that has its name."""
         statement = self._insert(bots).values(self._new(draft))
         new: dict[str, Any] = {name: statement.excluded[name] for name in replaced}
         new["revision"] = bots.c.revision + 1
         statement = statement.on_conflict_do_update(index_elements=[bots.c.bot_id], set_=new).returning(bots)
-        return _bot((await connection.execute(statement)).mappings().one())
+        return _bot(connection.execute(statement).mappings().one())
 
     def _new(self, draft: BotDraft) -> dict[str, Any]:
         """Return the row of a bot that is new."""
@@ -118,6 +116,10 @@ class SqlBots(SqlDatabase):
 def _unchanged(seen: Bot) -> list[ColumnElement[bool]]:
     """Return what holds while the bot is as it was seen; a deleted one that was made anew is another."""
     return [bots.c.bot_id == seen.bot_id, bots.c.revision == seen.revision, bots.c.created_at == seen.created_at]
+
+
+def _first(statement: Executable, connection: Connection) -> RowMapping | None:
+    return connection.execute(statement).mappings().one_or_none()
 
 
 def _bot(row: RowMapping) -> Bot:

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from sqlalchemy import delete, select
-from sqlalchemy.engine import RowMapping
+from sqlalchemy.engine import Connection, RowMapping
 
 from gateway.deployments import Address, Deployment, Routing
 from gateway.errors import RoutingConflict
@@ -19,20 +19,22 @@ class SqlRouting(SqlDatabase):
     async def read_routing(self) -> Routing:
         """Return the routing; what holds by default when none was written."""
         query = select(model_routes).order_by(model_routes.c.revision.desc()).limit(1)
-        async with self._transaction() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        return _routing(row) if row else Routing()
+        rows = await self._rows(query)
+        return _routing(rows[0]) if rows else Routing()
 
     async def write_routing(self, routing: Routing) -> None:
         """Keep a routing. Raises RoutingConflict when another one has its revision already."""
         # Of two writers at once one inserts, and the other one finds the revision taken.
         statement = self._insert(model_routes).values(_row(routing) | {"changed_at": self._clock()})
         old = delete(model_routes).where(model_routes.c.revision <= routing.revision - KEPT_REVISIONS)
-        async with self._writing() as connection:
-            written = await connection.execute(statement.on_conflict_do_nothing().returning(model_routes.c.revision))
+
+        def write(connection: Connection) -> None:
+            written = connection.execute(statement.on_conflict_do_nothing().returning(model_routes.c.revision))
             if written.one_or_none() is None:
                 raise RoutingConflict(f"revision {routing.revision} of the deployments was made by somebody else")
-            await connection.execute(old)
+            connection.execute(old)
+
+        await self._write(write)
 
 
 def _row(routing: Routing) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
-from sqlalchemy.engine import RowMapping
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from gateway.conversations import Exchange, Session, new_session_id
@@ -12,6 +13,32 @@ from gateway.errors import BotNotFound, SessionNotFound
 from gateway.store.port import SessionPage
 from gateway.store.schema import exchanges, sessions
 from gateway.store.transactions import SqlDatabase
+
+_ALIVE = (
+    sessions.c.session_id == bindparam("session"),
+    sessions.c.bot_id == bindparam("bot"),
+    sessions.c.updated_at >= bindparam("since"),
+)
+_LIVING: Final = select(sessions).where(*_ALIVE)
+
+# One statement: every question in a session asks it. A session without exchanges gives one row of nulls.
+_RECENT: Final = (
+    select(exchanges)
+    .select_from(sessions)
+    .outerjoin(exchanges, exchanges.c.session_id == sessions.c.session_id)
+    .where(*_ALIVE)
+    .order_by(exchanges.c.number.desc())
+    .limit(bindparam("most"))
+)
+
+# The update comes first: it locks the session's row, so that numbers follow each other without a gap.
+_COUNT: Final = (
+    update(sessions)
+    .where(sessions.c.session_id == bindparam("session"), sessions.c.bot_id == bindparam("bot"))
+    .values(exchanges=sessions.c.exchanges + 1, updated_at=bindparam("moment"))
+    .returning(sessions.c.exchanges)
+)
+_SAY: Final = insert(exchanges)
 
 
 class SqlSessions(SqlDatabase):
@@ -27,54 +54,37 @@ class SqlSessions(SqlDatabase):
             session_id=session.session_id, bot_id=bot_id, created_at=moment, updated_at=moment, exchanges=0
         )
         try:
-            async with self._writing() as connection:
-                await connection.execute(statement)
+            await self._write(lambda connection: connection.execute(statement))
         except IntegrityError as error:  # the only key that can fail is the bot's
             raise BotNotFound(bot_id) from error
         return session
 
     async def get_session(self, bot_id: str, session_id: str, *, since: datetime) -> Session:
         """Return a session. Raises SessionNotFound, also when it is another bot's."""
-        query = select(sessions).where(*_living(bot_id, session_id, since))
-        async with self._transaction() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is None:
+        rows = await self._rows(_LIVING, {"bot": bot_id, "session": session_id, "since": since})
+        if not rows:
             raise SessionNotFound(bot_id)
-        return Session(**row)
+        return Session(**rows[0])
 
     async def page_sessions(self, bot_id: str, *, limit: int, after: str = "", since: datetime) -> SessionPage:
         """Return up to `limit` sessions that were begun before `after`, the newest first."""
         query = select(sessions).where(sessions.c.bot_id == bot_id, sessions.c.updated_at >= since)
         if after:
             query = query.where(sessions.c.session_id < after)
-        async with self._transaction() as connection:
-            found = await connection.execute(query.order_by(sessions.c.session_id.desc()).limit(limit + 1))
-            rows = found.mappings().all()
+        rows = await self._many_rows(query.order_by(sessions.c.session_id.desc()).limit(limit + 1))
         shown = [Session(**row) for row in rows[:limit]]
         return SessionPage(shown, shown[-1].session_id if len(rows) > limit else None)
 
     async def page_exchanges(self, session_id: str, *, limit: int, after: int = 0) -> Sequence[Exchange]:
         """Return up to `limit` exchanges with numbers above `after`, in order."""
         query = select(exchanges).where(exchanges.c.session_id == session_id, exchanges.c.number > after)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query.order_by(exchanges.c.number).limit(limit))).mappings().all()
-        return [_exchange(row) for row in rows]
+        return [_exchange(row) for row in await self._many_rows(query.order_by(exchanges.c.number).limit(limit))]
 
     async def recent_exchanges(
         self, bot_id: str, session_id: str, *, limit: int, since: datetime
     ) -> Sequence[Exchange]:
         """Return the last `limit` exchanges of a session, in order. Raises SessionNotFound as `get_session`."""
-        # One statement: every question in a session asks it. A session without exchanges gives one row of nulls.
-        query = (
-            select(exchanges)
-            .select_from(sessions)
-            .outerjoin(exchanges, exchanges.c.session_id == sessions.c.session_id)
-            .where(*_living(bot_id, session_id, since))
-            .order_by(exchanges.c.number.desc())
-            .limit(limit)
-        )
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = await self._rows(_RECENT, {"bot": bot_id, "session": session_id, "since": since, "most": limit})
         if not rows:
             raise SessionNotFound(bot_id)
         return [_exchange(row) for row in reversed(rows) if row["number"] is not None]
@@ -82,43 +92,32 @@ class SqlSessions(SqlDatabase):
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
         """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""
         moment = self._clock()
-        # The update comes first: it locks the session's row, so that numbers follow each other without a gap.
-        counted = (
-            update(sessions)
-            .where(sessions.c.session_id == session_id, sessions.c.bot_id == bot_id)
-            .values(exchanges=sessions.c.exchanges + 1, updated_at=moment)
-            .returning(sessions.c.exchanges)
-        )
-        async with self._writing() as connection:
-            number = (await connection.execute(counted)).scalar_one_or_none()
-            if number is None:
-                raise SessionNotFound(bot_id)
-            exchange = Exchange(number=number, message=message, response=response, created_at=moment)
-            await connection.execute(
-                insert(exchanges).values(
-                    session_id=session_id, number=number, message=message, response=response, created_at=moment
-                )
-            )
-        return exchange
+
+        def append(connection: Connection) -> int | None:
+            number = connection.execute(
+                _COUNT, {"bot": bot_id, "session": session_id, "moment": moment}
+            ).scalar_one_or_none()
+            if number is not None:
+                said = {"message": message, "response": response, "created_at": moment}
+                connection.execute(_SAY, {"session_id": session_id, "number": number} | said)
+            return number
+
+        number = await self._write(append)
+        if number is None:
+            raise SessionNotFound(bot_id)
+        return Exchange(number=number, message=message, response=response, created_at=moment)
 
     async def delete_session(self, bot_id: str, session_id: str) -> None:
         """Remove a session with all that was said. Raises SessionNotFound."""
         statement = delete(sessions).where(sessions.c.session_id == session_id, sessions.c.bot_id == bot_id)
-        async with self._writing() as connection:
-            result = await connection.execute(statement)
-        if result.rowcount == 0:
+        if not await self._write(lambda connection: connection.execute(statement).rowcount):
             raise SessionNotFound(bot_id)
 
     async def sweep_sessions(self, *, before: datetime, limit: int) -> int:
         """Remove up to `limit` sessions that were quiet since `before`; return how many."""
         over = select(sessions.c.session_id).where(sessions.c.updated_at < before).limit(limit)
-        async with self._writing() as connection:
-            result = await connection.execute(delete(sessions).where(sessions.c.session_id.in_(over)))
-        return result.rowcount
-
-
-def _living(bot_id: str, session_id: str, since: datetime) -> list[ColumnElement[bool]]:
-    return [sessions.c.session_id == session_id, sessions.c.bot_id == bot_id, sessions.c.updated_at >= since]
+        statement = delete(sessions).where(sessions.c.session_id.in_(over))
+        return await self._write(lambda connection: connection.execute(statement).rowcount)
 
 
 def _exchange(row: RowMapping) -> Exchange:

@@ -1,43 +1,40 @@
 """One SQL database: opening it, and transactions whose failures mean something."""
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar
 
+from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.errors import StoreUnavailable
-from gateway.store.database import TIMEOUT_SECONDS, migrate, open_engine, remedy
+from gateway.store.database import TIMEOUT_SECONDS, Database, migrate, open_database
 from gateway.store.memory import now
+from gateway.store.sqlite import remedy
 
-UNBOUNDED = 1 << 30
-
-QUIET_SECONDS = 10.0
+QUIET_SECONDS: Final = 10.0
 """How long the log says nothing more of a failure that it has told."""
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 
 class SqlDatabase:
-    """The database behind `engine`, whose schema is up to date."""
+    """A database whose schema is up to date."""
 
-    def __init__(
-        self, engine: AsyncEngine, clock: Callable[[], datetime] = now, *, timeout: float = TIMEOUT_SECONDS
-    ) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, clock: Callable[[], datetime] = now) -> None:
+        self._database = database
         self._clock = clock
-        self._timeout = timeout
         self._told: dict[str, float] = {}
-        self._local = engine.dialect.name == "sqlite"
-        self._turn = asyncio.Lock() if self._local else asyncio.Semaphore(UNBOUNDED)
-        self._insert: Callable[..., Any] = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        dialects = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+        self._insert: Callable[..., Any] = dialects[database.url.get_backend_name()]
 
     @classmethod
     @asynccontextmanager
@@ -48,41 +45,38 @@ class SqlDatabase:
 
         Raises Misconfigured for a URL that names no database, StoreUnavailable when it cannot be opened.
         """
-        engine = open_engine(url, timeout=patience)
+        database = open_database(url, timeout=patience)
         try:
             try:
                 with _translated():
-                    await migrate(engine)
+                    await migrate(database)
             except StoreUnavailable as error:
                 # Whoever starts the gateway may know more than its clients. The URL hides its password in text.
-                raise StoreUnavailable(f"{engine.url} cannot be opened: {_reason(error)}") from error
-            yield cls(engine, timeout=patience)
+                raise StoreUnavailable(f"{database.url} cannot be opened: {_reason(error)}") from error
+            yield cls(database)
         finally:
-            await engine.dispose()
+            await database.dispose()
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes. In SQLite, where one may write at a time, the writers of this process queue up:
-        a lock of the database's is waited for by sleeping ever longer.
-        """
-        try:
-            async with asyncio.timeout(self._timeout / 2):  # the other half may go to the lock of another process
-                await self._turn.acquire()
-        except TimeoutError as error:
-            raise StoreUnavailable("too many writes wait for the database just now") from error
-        try:
-            async with self._transaction() as connection:
-                yield connection
-        finally:
-            self._turn.release()
+    async def _rows(self, query: Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[RowMapping]:
+        """Return the rows of `query`: a few, found by their key."""
+        with self._told_of():
+            return await self._database.glance(lambda connection: connection.execute(query, values).mappings().all())
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def _many_rows(self, query: Select[Any]) -> Sequence[RowMapping]:
+        """Return the rows of `query`, however many."""
+        with self._told_of():
+            return await self._database.read(lambda connection: connection.execute(query).mappings().all())
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` returns, done in one transaction: kept when it returns, undone when it raises."""
+        with self._told_of():
+            return await self._database.write(work)
+
+    @contextmanager
+    def _told_of(self) -> Iterator[None]:
         try:
             with _translated():
-                # SQLite has a limit of its own, and a call that is given up would go on in its thread.
-                async with asyncio.timeout(None if self._local else self._timeout), self._engine.begin() as connection:
-                    yield connection
+                yield
         except StoreUnavailable as error:
             self._tell(error)
             raise

@@ -26,7 +26,7 @@ def count_words(text: str) -> int:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(database_url=f"sqlite+aiosqlite:///{tmp_path}/state/bots.db", prompt_budget=64)
+    return Settings(database_url=f"sqlite:///{tmp_path}/state/bots.db", prompt_budget=64)
 
 
 @pytest.fixture

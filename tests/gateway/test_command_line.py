@@ -152,7 +152,7 @@ def test_a_wrong_command_shows_how_it_goes(arguments: list[str], capsys: pytest.
 def test_bots_of_the_old_kind_are_imported_into_the_database(tmp_path: Path) -> None:
     file = tmp_path / "bots.json"
     file.write_text('{"cricket": "Eleven play."}')
-    environment = {"PATH": "", "GODEL_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/bots.db"}
+    environment = {"PATH": "", "GODEL_DATABASE_URL": f"sqlite:///{tmp_path}/bots.db"}
     command = [sys.executable, "-m", "gateway.command_line", "import", str(file)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "imported 1 bots: 1 new, 0 replaced\n"), done.stderr

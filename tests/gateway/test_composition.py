@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 def database_files(settings: Settings) -> list[str]:
-    folder = Path(settings.database_url.removeprefix("sqlite+aiosqlite:///")).parent
+    folder = Path(settings.database_url.removeprefix("sqlite:///")).parent
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 

@@ -37,7 +37,7 @@ def start(served: FakeTorchServe, tokenizer_file: Path, tmp_path: Path) -> Itera
                 "GODEL_INFERENCE_URL": torchserve,
                 "GODEL_MANAGEMENT_URL": torchserve,
                 "GODEL_TOKENIZER": str(tokenizer_file),
-                "GODEL_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/bots.db",
+                "GODEL_DATABASE_URL": f"sqlite:///{tmp_path}/bots.db",
             }
             started.append(GatewayProcess(own | environment))
             return started[-1]
@@ -187,8 +187,8 @@ def test_a_busy_port_is_one_clear_line(tokenizer_file: Path, tmp_path: Path) -> 
         ("GODEL_HOST", "0.0.0.0", "GODEL_ADMIN_KEY"),  # noqa: S104 - refused
         ("GODEL_HOST", "nowhere.localhost.", "GODEL_HOST"),
         ("GODEL_ADMIN_KEY", "short", "GODEL_ADMIN_KEY"),
-        ("GODEL_DATABASE_URL", "sqlite+aiosqlite:////dev/null/x.db", "database"),
-        ("GODEL_DATABASE_URL", "sqlite+aiosqlite:////", "cannot be opened"),
+        ("GODEL_DATABASE_URL", "sqlite:////dev/null/x.db", "database"),
+        ("GODEL_DATABASE_URL", "sqlite:////", "cannot be opened"),
     ],
 )
 def test_what_cannot_start_says_why_in_one_line(tokenizer_file: Path, name: str, value: str, named: str) -> None:

@@ -36,7 +36,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "memory":
         yield MemoryStore()
         return
-    sqlite = f"sqlite+aiosqlite:///{tmp_path}/bots.db"
+    sqlite = f"sqlite:///{tmp_path}/bots.db"
     async with SqlStore.open(
         sqlite if request.param == "sqlite" else request.getfixturevalue("postgres").new_url()
     ) as it:

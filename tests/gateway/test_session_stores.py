@@ -10,7 +10,7 @@ import pytest
 from gateway.bots import BotDraft
 from gateway.conversations import Session
 from gateway.errors import BotNotFound, SessionNotFound
-from gateway.store.database import migrate, open_engine
+from gateway.store.database import migrate, open_database
 from gateway.store.memory import MemoryStore
 from gateway.store.port import Store
 from gateway.store.sql import SqlStore
@@ -41,17 +41,17 @@ def clock() -> Clock:
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
     if request.param == "memory":
         opened: Store = MemoryStore(clock)
-        engine = None
+        database = None
     else:
-        sqlite = f"sqlite+aiosqlite:///{tmp_path}/bots.db"
-        engine = open_engine(sqlite if request.param == "sqlite" else request.getfixturevalue("postgres").new_url())
-        await migrate(engine)
-        opened = SqlStore(engine, clock)
+        sqlite = f"sqlite:///{tmp_path}/bots.db"
+        database = open_database(sqlite if request.param == "sqlite" else request.getfixturevalue("postgres").new_url())
+        await migrate(database)
+        opened = SqlStore(database, clock)
     for name in ("cricket", "chess"):
         await opened.put(BotDraft(bot_id=name))
     yield opened
-    if engine is not None:
-        await engine.dispose()
+    if database is not None:
+        await database.dispose()
 
 
 async def told(store: Store, session: Session) -> list[tuple[int, str, str]]:

@@ -3,16 +3,18 @@
 import asyncio
 import multiprocessing
 import multiprocessing.synchronize
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect, text
+from sqlalchemy.engine import Connection
 
 from gateway.bots import BotDraft
 from gateway.errors import BotChanged, BotExists, BotNotFound, Misconfigured, StoreUnavailable
-from gateway.store.database import migrate, open_engine
+from gateway.store.database import migrate, open_database
 from gateway.store.memory import MemoryStore
 from gateway.store.port import Store
 from gateway.store.schema import metadata
@@ -43,7 +45,7 @@ RELEASED = {
 
 
 def url_in(folder: Path) -> str:
-    return f"sqlite+aiosqlite:///{folder}/below/bots.db"
+    return f"sqlite:///{folder}/below/bots.db"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -218,53 +220,115 @@ async def test_bots_outlive_the_store(url: str) -> None:
 
 
 async def test_sqlite_keeps_a_write_ahead_log_and_waits_for_locks(tmp_path: Path) -> None:
-    engine = open_engine(url_in(tmp_path))
-    async with engine.connect() as connection:
-        pragmas = {
-            name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
-            for name in ("journal_mode", "busy_timeout", "foreign_keys", "synchronous")
-        }
-    await engine.dispose()
-    assert pragmas == {"journal_mode": "wal", "busy_timeout": 5_000, "foreign_keys": 1, "synchronous": 2}
+    def pragmas(connection: Connection) -> dict[str, str | int]:
+        names = ("journal_mode", "busy_timeout", "foreign_keys", "synchronous")
+        return {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names}
+
+    database = open_database(url_in(tmp_path))
+    assert await database.write(pragmas) == {
+        "journal_mode": "wal",
+        "busy_timeout": 5_000,
+        "foreign_keys": 1,
+        "synchronous": 2,  # what was answered for is on the disk
+    }
+    await database.dispose()
+
+
+async def test_while_another_process_holds_all_of_sqlite_others_go_on_and_a_reader_waits(tmp_path: Path) -> None:
+    async with SqlStore.open(url_in(tmp_path)) as store:
+        await store.put(DRAFT)
+    database = open_database(url_in(tmp_path))
+    other = sqlite3.connect(tmp_path / "below" / "bots.db", isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN EXCLUSIVE")
+    reading = asyncio.ensure_future(SqlStore(database).get("cricket"))
+    for _ in range(20):
+        await asyncio.sleep(0.01)  # the event loop runs meanwhile
+    assert not reading.done()
+    other.close()
+    assert (await reading).knowledge == DRAFT.knowledge
+    await database.dispose()
+
+
+async def test_what_one_store_has_written_another_reads_at_once(url: str) -> None:
+    async with SqlStore.open(url) as one, SqlStore.open(url) as other:
+        for number in range(20):
+            await one.teach(BotDraft(bot_id="shared", knowledge=f"{number}"))
+            assert (await other.get("shared")).knowledge == f"{number}"
+
+
+async def test_work_that_nobody_waits_for_is_kept_whole_or_not_at_all(store: Store) -> None:
+    await store.put(DRAFT)
+    session = await store.create_session("cricket")
+    appending = [
+        asyncio.ensure_future(store.append("cricket", session.session_id, f"m{n}", f"r{n}")) for n in range(20)
+    ]
+    await asyncio.sleep(0)
+    for one in appending:
+        one.cancel()
+    await asyncio.gather(*appending, return_exceptions=True)
+    await store.append("cricket", session.session_id, "last", "last")
+    kept = await store.page_exchanges(session.session_id, limit=100)
+    assert [exchange.number for exchange in kept] == list(range(1, len(kept) + 1))
+    assert all(exchange.response == exchange.message.replace("m", "r") for exchange in kept)
+    found = await store.get_session("cricket", session.session_id, since=datetime.min.replace(tzinfo=UTC))
+    assert found.exchanges == len(kept)
 
 
 async def test_the_migrations_make_the_schema_that_the_code_expects(url: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    engine = open_engine(url)
-    await migrate(engine)
-    await migrate(engine)  # a second time there is nothing to do
-    async with engine.connect() as connection:
-        differences = await connection.run_sync(
-            lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
-        )
-        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
-    await engine.dispose()
+    database = open_database(url)
+    await migrate(database)
+    await migrate(database)  # a second time there is nothing to do
+    differences = await database.read(
+        lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
+    )
+    tables = await database.read(lambda connection: inspect(connection).get_table_names())
+    await database.dispose()
     assert differences == []
     assert set(tables) == {"bots", "sessions", "exchanges", "keys", "model_routes", "alembic_version"}
+
+
+async def test_the_spelling_of_earlier_releases_is_the_same_file(tmp_path: Path) -> None:
+    async with SqlStore.open(url_in(tmp_path)) as store:
+        await store.put(DRAFT)
+    async with SqlStore.open(url_in(tmp_path).replace("sqlite:", "sqlite+aiosqlite:")) as store:
+        assert (await store.get("cricket")).knowledge == DRAFT.knowledge
 
 
 async def test_a_file_that_is_no_database_is_named_with_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "bots.db"
     file.write_bytes(b"this is no database" * 100)
     with pytest.raises(StoreUnavailable, match=r"bots\.db cannot be opened: file is not a database"):
-        async with SqlStore.open(f"sqlite+aiosqlite:///{file}"):
+        async with SqlStore.open(f"sqlite:///{file}"):
             pass
 
 
 async def test_a_locked_database_is_unavailable(tmp_path: Path) -> None:
-    engine = open_engine(url_in(tmp_path), timeout=0.04)
-    await migrate(engine)
-    async with engine.connect() as other:
-        await other.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable):
-            await SqlStore(engine).put(DRAFT)
-    await engine.dispose()
+    database = open_database(url_in(tmp_path), timeout=0.04)
+    await migrate(database)
+    other = sqlite3.connect(tmp_path / "below" / "bots.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable):
+        await SqlStore(database).put(DRAFT)
+    other.close()
+    await database.dispose()
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "nosuchdb://x/y", "postgresql+nosuchdriver://x/y", "sqlite:///x.db", "sqlite+aiosqlite://"]
+    "url",
+    [
+        "",
+        "nonsense",
+        "nosuchdb://x/y",
+        "postgresql+nosuchdriver://x/y",
+        "mysql://x/y",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
 )
 async def test_an_address_that_names_no_database_is_a_misconfiguration(url: str) -> None:
     with pytest.raises(Misconfigured, match="database_url"):
@@ -273,17 +337,14 @@ async def test_an_address_that_names_no_database_is_a_misconfiguration(url: str)
 
 
 async def test_a_database_of_the_first_release_keeps_its_bots(url: str) -> None:
-    engine = open_engine(url)
-    await migrate(engine, "0001")
-    async with engine.begin() as connection:
-        await connection.execute(
-            text(
-                "INSERT INTO bots (bot_id, knowledge, instruction, parameters, created_at, updated_at, revision)"
-                " VALUES (:bot_id, :knowledge, :instruction, :parameters, :created_at, :updated_at, :revision)"
-            ),
-            RELEASED,
-        )
-    await engine.dispose()
+    database = open_database(url)
+    await migrate(database, "0001")
+    old = text(
+        "INSERT INTO bots (bot_id, knowledge, instruction, parameters, created_at, updated_at, revision)"
+        " VALUES (:bot_id, :knowledge, :instruction, :parameters, :created_at, :updated_at, :revision)"
+    )
+    await database.write(lambda connection: connection.execute(old, RELEASED))
+    await database.dispose()
     async with SqlStore.open(url) as store:
         bot = await store.get("old")
         assert (bot.knowledge, bot.parameters, bot.revision) == ("kept", {"top_p": 0.5}, 3)
@@ -292,19 +353,18 @@ async def test_a_database_of_the_first_release_keeps_its_bots(url: str) -> None:
 
 
 async def test_a_migration_that_fails_leaves_the_database_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = open_engine(url)
-    await migrate(engine, "0001")
+    database = open_database(url)
+    await migrate(database, "0001")
     with monkeypatch.context() as patch:
         patch.setattr("alembic.op.create_index", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            await migrate(engine)
-    async with engine.connect() as connection:
-        columns = await connection.run_sync(lambda sync: {item["name"] for item in inspect(sync).get_columns("bots")})
-        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+            await migrate(database)
+    columns = await database.read(lambda connection: {item["name"] for item in inspect(connection).get_columns("bots")})
+    tables = await database.read(lambda connection: inspect(connection).get_table_names())
     assert "name" not in columns
     assert "sessions" not in tables
-    await migrate(engine)
-    await engine.dispose()
+    await migrate(database)
+    await database.dispose()
 
 
 async def test_a_restart_of_postgresql_is_survived(postgres: Postgres) -> None:

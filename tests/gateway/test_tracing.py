@@ -63,7 +63,7 @@ def collected(tokenizer_file: Path, tmp_path: Path) -> Iterator[list[Span]]:
                 "GODEL_INFERENCE_URL": torchserve,
                 "GODEL_MANAGEMENT_URL": torchserve,
                 "GODEL_TOKENIZER": str(tokenizer_file),
-                "GODEL_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/bots.db",
+                "GODEL_DATABASE_URL": f"sqlite:///{tmp_path}/bots.db",
                 "GODEL_TRACING": "true",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": address,
                 "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
