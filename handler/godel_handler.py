@@ -8,6 +8,8 @@ it calls once with a whole batch and waits for all of it. The engine runs meanwh
 thread of its own. A bad request gets its own status; only a broken engine raises.
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import gc
 import json
@@ -59,9 +61,7 @@ class GodelHandler:
         self._thread = EngineThread(lambda: self._load(properties, config, model_dir))
         self._requests: dict[str, GenerateRequest] = {}
         self._streams: dict[str, TextStream] = {}
-        # What is loaded stays: the collector of garbage need not look through it again, while answers wait.
-        gc.collect()
-        gc.freeze()
+        _settle()
         logger.info("serving %s", json.dumps(self._describe()))
 
     def _load(self, properties: dict[str, Any], config: dict[str, Any], model_dir: Path) -> Scheduler:
@@ -257,6 +257,14 @@ class GodelHandler:
         """What is served, for the management API's `customized=true`."""
         mode = "continuous" if self._continuous else "classic"
         return {**self._metadata, **dataclasses.asdict(self._description), "batching": mode}
+
+
+def _settle() -> None:
+    """Give back what loading took for a while, and spare the collector of garbage what stays."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _quieten_the_worker() -> None:

@@ -30,6 +30,7 @@ RULES = [
         ours=("handler.contract", "handler.drafting", "handler.engines.base", "handler.sampling"),
     ),
     Rule("handler/engine_thread.py", ours=("handler.contract", "handler.scheduler")),
+    Rule("handler/torch_stub.py", ours=()),
     Rule("handler/drafting.py", ours=()),
     Rule("handler/sampling.py", ours=("handler.contract",), others=("numpy",)),
     Rule("handler/tokenization.py", ours=("handler.engines.base",), others=("tokenizers",)),

@@ -32,6 +32,7 @@ from training.serving import serving_folder
 ROOT: Final = Path(__file__).resolve().parent.parent
 HANDLER: Final = ROOT / "handler"
 HANDLER_MODULE: Final = HANDLER / "godel_handler.py"
+TORCH_STUB: Final = HANDLER / "torch_stub.py"
 MODEL_CONFIG: Final = HANDLER / "model-config.yaml"
 BUILDERS: Final = tuple(
     Path(__file__).with_name(f"{name}.py")
@@ -145,6 +146,8 @@ def _lay_out(extra: Path, folder: Path, metadata: Mapping[str, Any]) -> None:
     (extra / MODEL_FOLDER).mkdir()
     for file in model_files(metadata["engine"]):
         shutil.copyfile(folder / file, extra / MODEL_FOLDER / file)
+    if metadata["engine"] != "torch":
+        shutil.copyfile(TORCH_STUB, extra / "torch.py")
     (extra / METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -142,6 +142,8 @@ class OnnxEngine:
         """Feed several tokens to the only live slot; return their logits, shape (len(tokens), vocabulary)."""
         if [row.slot for row in self._rows] != [slot]:
             raise EngineError("several tokens at once are for a slot that is alone")
+        if self._least_rows > 1:  # the rest of a filled-up step has no draft
+            return np.concatenate([self.step([slot], [token]).copy() for token in tokens])
         logits: NDArray[np.float32] = self._feed({slot: tokens})[0]
         return logits
 
@@ -203,13 +205,17 @@ class OnnxEngine:
         with self._scratch(prompt, 1):
             alone = [self.step([0], [token])[0].copy() for token in tokens]
         with self._scratch(prompt, 1):
-            drafted = self.extend(0, tokens).copy()
+            drafted = self._feed({0: tokens})[0].copy()
         with self._scratch(prompt, len(slots)):
             together = [
                 self.step(slots, [tokens[(slot + turn) % count] for slot in slots])[0].copy() for turn in range(count)
             ]
         if not np.array_equal(alone, together):
-            logger.warning("rows of a product depend on their number here: each step is filled up to all slots")
+            logger.warning(
+                "rows of a product depend on their number on this processor, in %s: each step is filled up to all slots,"
+                " which answers alike but slower",
+                self.description.precision,
+            )
             self._least_rows = len(slots)
         if not np.array_equal(alone, drafted) or self._least_rows > 1:
             self.description = replace(self.description, draft_tokens=0)

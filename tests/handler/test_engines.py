@@ -172,6 +172,9 @@ def test_where_rows_depend_on_their_number_steps_are_filled_up_and_drafts_are_of
     engine = load_engine("onnx", "int8", exports["onnx-int8"], slots=4)
     monkeypatch.undo()
     assert engine.description.draft_tokens == 0
+    engine.encode(3, prompts(2)[1])
+    assert engine.extend(3, [0, 9, 30]).shape == (3, engine.description.vocabulary)
+    engine.release(3)
     usual = load_engine("onnx", "int8", exports["onnx-int8"], slots=4)
     assert greedy(engine, 0, prompts(1)[0]) == greedy(usual, 0, prompts(1)[0])
 

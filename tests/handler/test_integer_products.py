@@ -1,6 +1,7 @@
 """ONNX Runtime's 8-bit products, as the engine's sessions run them: exact sums, whatever the processor can do."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from training.quantization import BLOCKS, by_block
 INPUTS, OUTPUTS = 768, 96
 
 
-def product(tmp_path: Path, operator: str, constants: list[NDArray[np.generic]], **attributes: int) -> Path:
+def product(tmp_path: Path, operator: str, constants: list[NDArray[np.generic]], **attributes: Any) -> Path:
     """Return a graph of one product from the domain com.microsoft, written to a file."""
     names = [f"constant_{number}" for number in range(len(constants))]
     node = helper.make_node(operator, ["x", *names], ["y"], domain="com.microsoft", **attributes)

@@ -47,6 +47,7 @@ def test_an_archive_says_what_it_is_made_of(tmp_path: Path, model: Path, inputs:
     assert len(metadata["model_sha256"]) == 64
     names = zipfile.ZipFile(tmp_path / "a.mar").namelist()
     assert "handler/scheduler.py" in names
+    assert ("torch.py" in names) == (inputs["engine"] != "torch"), "the stub would stand before the real one"
     assert {name for name in names if name.startswith("model/")} == {
         f"model/{file}" for file in model_files(inputs["engine"])
     }
