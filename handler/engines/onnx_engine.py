@@ -212,8 +212,8 @@ class OnnxEngine:
             ]
         if not np.array_equal(alone, together):
             logger.warning(
-                "rows of a product depend on their number on this processor, in %s: each step is filled up to all slots,"
-                " which answers alike but slower",
+                "rows of a product depend on their number on this processor, in %s: each step is filled up to all"
+                " slots, which answers alike but slower",
                 self.description.precision,
             )
             self._least_rows = len(slots)
