@@ -1,8 +1,8 @@
 """`python -m bench`: every engine and the whole stack beside their rivals, in one run; the last line is JSON.
 
 Prints the raw medians and a table of figures beside their targets, and writes everything with the machine's
-description and plots to bench/results. `--quick` runs all of it on a tiny model: a smoke
-test, its figures mean nothing.
+description and plots to bench/results, one file for each kind of processor; sections measured one by one on a day
+come together there. `--quick` runs all of it on a tiny model: a smoke test, its figures mean nothing.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import httpx
 from bench.checkpoints import BUILD, checkpoint, describe
 from bench.clients import WorkDiffersError
 from bench.engines import Plan, measure_engines, measure_mini
-from bench.machine import machine
+from bench.machine import instructions, machine
 from bench.peers.process import PeerError
 from bench.plots import draw
 from bench.report import details, figures, table
@@ -65,11 +65,13 @@ def main() -> None:
     if unknown := set(options.sections) - set(sections(plan)):
         parser.error(f"no section {min(unknown)}; there are {', '.join(sections(plan))}")
     output.mkdir(parents=True, exist_ok=True)
-    partial = output / "partial.json"
+    final, partial = output / f"{instructions()}.json", output / "partial.json"
     partial.unlink(missing_ok=True)
+    earlier = _earlier(final, plan)
 
     def keep(raw: dict[str, Any]) -> None:
-        result = {"machine": machine(), "plan": asdict(plan), "figures": figures(raw)} | raw
+        together = earlier | raw
+        result = {"machine": machine(), "plan": asdict(plan), "figures": figures(together)} | together
         partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     try:
@@ -78,10 +80,20 @@ def main() -> None:
         done = f"; what was measured before is in {partial}" if partial.exists() else ""
         sys.exit(f"bench: {' '.join(str(error).split())}{done}")
     found = figures(raw)
-    partial.replace(output / "latest.json")
+    partial.replace(final)
     if "sweep" in raw:
         draw(raw["sweep"], output)
     print(details(raw), table(found), json.dumps(found), sep="\n\n")
+
+
+def _earlier(path: Path, plan: Plan) -> dict[str, Any]:
+    """Return the sections of an earlier run of the same day, plan and machine: a run may be made in pieces."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if (found["machine"], found["plan"]) != (machine(), asdict(plan)):
+        return {}
+    return {name: found[name] for name in sections(plan) if name in found}
 
 
 def _run(plan: Plan, chosen: list[str], keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

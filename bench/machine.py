@@ -9,11 +9,15 @@ from pathlib import Path
 PACKAGES = ("torch", "tokenizers", "torchserve", "fastapi", "httpx", "uvicorn", "transformers", "onnxruntime")
 """Reported where they are installed."""
 
+INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
+"""What 8-bit products can be made with, fastest first, as Linux calls it: more than the name of a processor says."""
+
 
 def machine() -> dict[str, object]:
     """Return processor, cores, memory in GB, Python, package versions and date."""
     return {
         "processor": _processor(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
@@ -30,7 +34,16 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """Return the fastest of INSTRUCTIONS that this processor has, or its architecture where it says none."""
+    flags = _cpuinfo("flags").split()
+    return next((name for name in INSTRUCTIONS if name in flags), platform.machine())
+
+
+def _cpuinfo(field: str) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")

@@ -1,10 +1,17 @@
 """The arithmetic between raw seconds and published figures."""
 
+import json
+import platform
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.__main__ import _earlier
+from bench.engines import Plan
 from bench.interleaved import rounds, times_better, times_better_than
+from bench.machine import INSTRUCTIONS, instructions, machine
 from bench.report import TARGETS, details, figures, table
 
 
@@ -103,3 +110,18 @@ def test_the_table_says_what_was_reached_missed_and_left_out() -> None:
 
 def test_a_skipped_rival_has_its_line() -> None:
     assert "openvino_int8: skipped; do this" in details(raw()).splitlines()
+
+
+def test_sections_of_the_same_day_machine_and_plan_come_together_and_no_others(tmp_path: Path) -> None:
+    plan, path = Plan(engine="onnx", precision="int8"), tmp_path / "result.json"
+    assert _earlier(path, plan) == {}
+    path.write_text(json.dumps({"machine": machine(), "plan": asdict(plan), "figures": {}, "mini": {"seconds": {}}}))
+    assert _earlier(path, plan) == {"mini": {"seconds": {}}}
+    assert _earlier(path, replace(plan, rounds=plan.rounds + 1)) == {}
+    path.write_text(json.dumps({"machine": machine() | {"date": "2001-01-01"}, "plan": asdict(plan)}))
+    assert _earlier(path, plan) == {}
+
+
+def test_a_processor_is_told_by_what_it_multiplies_with() -> None:
+    assert instructions() in (*INSTRUCTIONS, platform.machine())
+    assert machine()["instructions"] == instructions()
