@@ -103,7 +103,9 @@ class GodelHandler:
                     replies[key] = refused
                 context.set_response_content_type(index, JSON_LINES if key in self._streams else JSON)
         try:
-            replies |= self._run(context)
+            # What is refused, or asks what is served, does not wait for the others.
+            if not (self._continuous and replies):
+                replies |= self._run(context)
         except EngineThreadEndedError as error:
             sys.exit(f"the worker ends, to be started anew: {error}")
         except Exception:

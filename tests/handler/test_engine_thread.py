@@ -3,9 +3,12 @@
 Over the weightless engine, held at a gate where a test says what happens during a step.
 """
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from handler.engines.base import EngineError
 from handler.engines.echo_engine import EchoEngine
 from handler.scheduler import Finished, Scheduler
 
+ROOT = Path(__file__).parents[2]
 VOCABULARY, EOS = 64, 1
 LONG = 200
 BOUND = 30.0
@@ -295,6 +299,19 @@ def test_closing_ends_the_thread_in_the_middle_of_its_work(running: Running) -> 
     running.thread.close()
     assert not running.thread._thread.is_alive()
     running.thread.close()
+
+
+def test_a_process_that_ends_in_the_middle_of_work_ends_at_once_and_without_a_word() -> None:
+    code = """
+import sys
+from tests.handler.test_engine_thread import Running
+running = Running()
+running.submit("a", 200)
+running.thread.wait(due=0.0)
+sys.exit(3)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=BOUND, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "")
 
 
 def test_many_requests_that_come_and_leave_at_random_are_each_told_of_once_or_not_at_all(running: Running) -> None:

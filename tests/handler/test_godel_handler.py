@@ -304,6 +304,24 @@ def test_a_call_does_not_return_while_the_engine_hangs_so_that_torchserve_sees_i
     frontend.drain()
 
 
+def test_a_bad_request_is_refused_at_once_whatever_the_engine_is_doing(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, context = make(model_dir, call_milliseconds=0)
+    let_go = threading.Event()
+    frontend = Frontend(handler, context)
+    frontend.send("good", request(1, max_length=200, min_length=200))
+    frontend.call()
+    step = OnnxEngine.step
+    monkeypatch.setattr(OnnxEngine, "step", lambda *given: let_go.wait(30) and step(*given))
+    frontend.send("bad", b"no JSON")
+    frontend.call()
+    assert frontend.answers["bad"][0] == 400
+    let_go.set()
+    frontend.drain()
+    assert frontend.reply("good").completion_tokens == 200
+
+
 @pytest.mark.parametrize("options", [{}, {"stream_milliseconds": 0}, {"call_milliseconds": 0}])
 def test_streamed_parts_join_to_the_unstreamed_answer_in_company_too(model_dir: Path, options: dict[str, int]) -> None:
     handler, context = make(model_dir, continuous=True, **options)
