@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from gateway.errors import InvalidInput
-from handler.contract.generation import GenerationParameters, ParameterError
+from handler.contract.generation import MAX_PROBLEMS, GenerationParameters, ParameterError
 from handler.contract.prompt import INSTRUCTIONS, neutralise
 
 BOT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -145,9 +145,11 @@ def is_blank(text: str) -> bool:
 
 
 def limit_problems(limits: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with each bad one of `limits`, by its place in a request."""
-    problems = {}
+    """Return what is wrong with each bad one of `limits`, MAX_PROBLEMS at most, by its place in a request."""
+    problems: dict[str, str] = {}
     for name, value in limits.items():
+        if len(problems) == MAX_PROBLEMS:
+            break
         if name not in LIMITS:
             problems[f"limits.{name[:64]}"] = f"is not a limit; known are {', '.join(LIMITS)}"
         elif not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_LIMIT:

@@ -3,6 +3,7 @@
     GatewayError
     ├── InvalidInput         a value breaks a rule; `problems` names each
     ├── PromptTooLong        instruction and message do not fit the model's prompt
+    ├── BadFraming           the length of the request's body is said in two ways
     ├── ContentTooLarge      the request's body is larger than any valid one
     ├── UnsupportedDocument  an upload of a kind that cannot be read
     ├── DocumentUnreadable   an upload that is encrypted, damaged, empty or too much work
@@ -68,6 +69,10 @@ class InvalidInput(GatewayError):
 
 class PromptTooLong(GatewayError):
     """Instruction and message do not fit the model's prompt."""
+
+
+class BadFraming(GatewayError):
+    """The length of the request's body is said in two ways."""
 
 
 class ContentTooLarge(GatewayError):
@@ -236,6 +241,7 @@ class Misconfigured(GatewayError):
 STATUSES: Final[dict[type[GatewayError], int]] = {
     InvalidInput: 422,
     PromptTooLong: 422,
+    BadFraming: 400,
     ContentTooLarge: 413,
     UnsupportedDocument: 415,
     DocumentUnreadable: 422,

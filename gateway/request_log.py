@@ -17,12 +17,28 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import log, tracing
-from gateway.errors import ContentTooLarge, ShuttingDown
+from gateway.errors import BadFraming, ContentTooLarge, ShuttingDown
 from gateway.metrics import Metrics
 from gateway.problems import error_response
 from handler.contract.wire import REQUEST_ID
 
 HEADER = "X-Request-ID"
+DEFAULTS = {
+    "Cache-Control": "no-store",  # the seed's GETs change and generate
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # its addresses hold users' text
+    # Of what is answered nothing runs, loads or is framed in a browser; the page has a policy of its own.
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+"""Headers of every response that does not say otherwise."""
+
+DOCS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline' https:; style-src 'unsafe-inline'"
+    " https:; font-src https:; img-src 'self' data:; worker-src blob:; connect-src 'self'; base-uri 'none';"
+    " frame-ancestors 'none'",
+}
+"""Those of FastAPI's two pages about the interface, which load their scripts from elsewhere and ask nobody but us."""
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = logging.getLogger("gateway.request")
@@ -46,18 +62,20 @@ class RequestLog:
         state["request_id"] = request_id
         told = log.request_id.set(request_id)
         tracer = scope["app"].state.services.tracers.get_tracer(tracing.NAME)
-        span = tracer.start_span("request", context=propagate.extract(dict(Headers(scope=scope))), kind=SpanKind.SERVER)
+        # By items: looked up by name each header is searched for among all, and there may be fifty thousand.
+        headers = dict(Headers(scope=scope).items())
+        span = tracer.start_span("request", context=propagate.extract(headers), kind=SpanKind.SERVER)
         current = context.attach(trace.set_span_in_context(span))
 
         async def labelled(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers[HEADER] = request_id
-                for name, value in state.get("rate_limit_headers", {}).items():
-                    headers.setdefault(name, value)
-                headers.setdefault("Cache-Control", "no-store")  # the seed's GETs change and generate
+                sent = MutableHeaders(scope=message)
+                sent[HEADER] = request_id
+                others = DOCS if scope["path"] in ("/docs", "/redoc") else {}
+                for name, value in {**state.get("rate_limit_headers", {}), **DEFAULTS, **others}.items():
+                    sent.setdefault(name, value)
             await send(message)
 
         try:
@@ -100,7 +118,11 @@ class RequestLog:
 
 
 class BodyLimit:
-    """ASGI middleware that refuses a body of more than `limit` bytes, announced or not, with a problem."""
+    """ASGI middleware that refuses a body of more than `limit` bytes, announced or not, with a problem.
+
+    Nor does it take one whose length is said in two ways: a proxy before us may have believed the other one, and what
+    it took for the body would be the next client's request here.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -111,10 +133,17 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            error = BadFraming("the body has both a Content-Length and a Transfer-Encoding")
+            response = error_response(error, scope["state"]["request_id"], scope["path"])
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
+        announced = headers.get("content-length", "0")
         if announced.isdecimal() and int(announced[:20]) > self._limit:
-            error = ContentTooLarge(f"the body has more than {self._limit} bytes")
-            await error_response(error, scope["state"]["request_id"], scope["path"])(scope, receive, send)
+            too_large = ContentTooLarge(f"the body has more than {self._limit} bytes")
+            await error_response(too_large, scope["state"]["request_id"], scope["path"])(scope, receive, send)
             return
         received = 0
 

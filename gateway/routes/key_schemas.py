@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 
 from gateway.bots import MAX_NAME_CHARACTERS
 from gateway.keys import MAX_BOTS, MAX_OVERLAP_SECONDS, Key, Scope
-from gateway.routes.schemas import Input, Limits, Output
+from gateway.routes.schemas import Input, Limits, Output, Several
 
 _KEY_ID = "019ab4c3e1f07b1d9c2e"
 
@@ -20,7 +20,7 @@ class KeyInput(Input):
     """What it is for."""
     scope: Scope = Field(examples=["chat"])
     """`chat` talks to bots, `edit` also changes them and reads their knowledge, `admin` also makes keys."""
-    bots: list[str] | None = Field(default=None, max_length=MAX_BOTS, examples=[["cricket"]])
+    bots: Several[str] | None = Field(default=None, max_length=MAX_BOTS, examples=[["cricket"]])
     """The bots it is for, which need not be there yet; null for all."""
     limits: Limits = Field(default={}, examples=[{"requests_per_minute": 60}])
     """In place of the gateway's own."""

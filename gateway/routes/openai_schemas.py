@@ -8,6 +8,7 @@ from gateway.bots import Bot
 from gateway.chat import Answer
 from gateway.conversations import by_turns
 from gateway.errors import InvalidInput
+from gateway.routes.schemas import Bounded, Several
 from handler.contract.wire import FinishReason
 
 _WITHOUT_EFFECT: Final[dict[str, tuple[JsonValue, ...]]] = {
@@ -31,7 +32,7 @@ _IGNORED: Final = frozenset({"user", "metadata", "safety_identifier", "prompt_ca
 """Notes to the provider that change no answer."""
 
 
-class _Lenient(BaseModel):
+class _Lenient(Bounded):
     """Extra fields are looked at by `CompletionInput`, so that each can be refused by name."""
 
     model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
@@ -48,7 +49,7 @@ class Message(_Lenient):
     """One message of the dialogue. `system` (or `developer`) is the bot's knowledge for this call."""
 
     role: Literal["system", "developer", "user", "assistant"] = Field(examples=["user"])
-    content: str | list[TextContent] = Field(examples=["How many players are in a team?"])
+    content: str | Several[TextContent] = Field(examples=["How many players are in a team?"])
 
     @property
     def text(self) -> str:
@@ -68,7 +69,7 @@ class CompletionInput(_Lenient):
 
     model: str = Field(examples=["cricket"])
     """The bot."""
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[Several[Message], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_completion_tokens: int | None = Field(default=None, examples=[64])

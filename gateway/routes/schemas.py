@@ -2,10 +2,11 @@
 
 import dataclasses
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from gateway.bots import BOT_ID, LIMITS, MAX_INSTRUCTION_CHARACTERS, MAX_LIMIT, MAX_NAME_CHARACTERS, Bot
 from gateway.chat import Answer
@@ -32,6 +33,20 @@ def _parameters_schema() -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
+MAX_FIELDS: Final = 64
+
+_Item = TypeVar("_Item")
+
+
+class _FirstOnly(FailFast):
+    """FailFast itself cannot be part of a union, for which it would have to be hashable."""
+
+    __hash__ = object.__hash__
+
+
+Several = Annotated[list[_Item], _FirstOnly()]
+"""A list of which the first bad item is named, and no other."""
+
 BotId = Annotated[str, Path(description=f"The bot's name: `{BOT_ID.pattern}`.", examples=["cricket"])]
 Limits = Annotated[
     dict[str, Any],
@@ -51,7 +66,21 @@ _SESSION_ID = "019ab4c3e1f07b1d9c2e4a5f60718293a4b5"
 _NAMED_INSTRUCTIONS = ", ".join(f"`{name}`" for name in INSTRUCTIONS)
 
 
-class Input(BaseModel):
+class Bounded(BaseModel):
+    """What clients send, with no more fields than anybody means: to name a hundred thousand wrong ones takes a minute.
+
+    Its lists are of `Several`, for the same reason.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_size(cls, value: object) -> object:
+        if isinstance(value, dict) and len(value) > MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", "has more than {most} fields", {"most": MAX_FIELDS})
+        return value
+
+
+class Input(Bounded):
     """What clients send: no field that is not known, no value of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
@@ -159,7 +188,7 @@ class ChatInput(Input):
     """What is said to a bot: one `message`, or a whole dialogue as `messages`."""
 
     message: str | None = Field(default=None, examples=["How many players are in a team?"])
-    messages: list[SaidMessage] | None = Field(default=None, examples=[None])
+    messages: Several[SaidMessage] | None = Field(default=None, examples=[None])
     """A dialogue that the client keeps itself, the newest message last, a user's."""
     session_id: str | None = Field(default=None, max_length=64, examples=[None])
     """The session that `message` belongs to: the bot knows what was said in it, and remembers the answer."""
