@@ -41,6 +41,9 @@ from gateway.tracing import TracedInference, tracing
 JSON_BYTES_PER_CHARACTER = 12
 """The longest spelling of one character in JSON: two `\\uXXXX` escapes."""
 
+READERS = 4
+"""Documents that are read at a time: four gigabytes at most."""
+
 SWEEPER_SECONDS = 5.0
 """How long the end waits for a database that does not answer."""
 
@@ -210,6 +213,7 @@ async def _services(
         conversations=conversations,
         chat=talk,
         max_document_bytes=settings.max_document_bytes,
+        readers=asyncio.Semaphore(READERS),
         metrics=metrics,
         tracers=tracers,
     )

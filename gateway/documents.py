@@ -4,12 +4,13 @@ A file is what its content says it is; the announced type decides only between k
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gateway.errors import DocumentUnreadable, UnsupportedDocument
+from gateway.errors import DocumentUnreadable, InvalidInput, UnsupportedDocument
 
 Kind = Literal["pdf", "html", "markdown", "text"]
 
@@ -34,6 +35,10 @@ SECONDS: Final = 30.0
 
 MEMORY_BYTES: Final = 1 << 30
 """How much memory reading may take: a page of a PDF can unpack to any size."""
+
+
+ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+"""What the process that reads is told of ours: where Python and its libraries are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +69,19 @@ class Document:
         return announced or "text"
 
 
-async def text_of(document: Document) -> str:
-    """Return the text of `document`. Raises UnsupportedDocument or DocumentUnreadable, saying why."""
-    command = [sys.executable, "-m", "gateway.extraction", document.kind, str(int(SECONDS)), str(MEMORY_BYTES)]
+async def text_of(document: Document, max_characters: int = 50_000_000) -> str:
+    """Return the text of `document`, which may have `max_characters` of it.
+
+    Raises UnsupportedDocument or DocumentUnreadable, saying why, and InvalidInput when the text is longer.
+    """
+    limits = [str(int(SECONDS)), str(MEMORY_BYTES), str(max_characters)]
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        *(sys.executable, "-m", "gateway.extraction", document.kind, *limits),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # What it reads may come from an enemy: our keys and addresses are none of its business.
+        env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     )
     try:
         async with asyncio.timeout(SECONDS):
@@ -82,6 +95,9 @@ async def text_of(document: Document) -> str:
     match process.returncode:
         case 0:
             pass
+        case 6:
+            problem = f"has {text.decode()} characters, more than {max_characters}"
+            raise InvalidInput.of({"knowledge": problem})
         case 3:
             raise DocumentUnreadable("the document is encrypted; send it without a password")
         case 4:

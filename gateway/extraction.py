@@ -1,7 +1,8 @@
-"""`python -m gateway.extraction KIND SECONDS BYTES`: the document on standard input becomes text on standard output.
+"""`python -m gateway.extraction KIND SECONDS BYTES CHARACTERS`: the document on its input becomes text on its output.
 
-A process of its own, because a hostile document can take any time and memory. Exit statuses: 3 encrypted,
-4 damaged, anything else but 0: the limits.
+A process of its own, because a hostile document can take any time and memory, and might turn a reader against us: it
+writes no file, starts no process and knows no secret. Exit statuses: 3 encrypted, 4 damaged, 6 longer than CHARACTERS
+(the output then says how long), anything else but 0: the limits.
 """
 
 import io
@@ -9,14 +10,22 @@ import re
 import resource
 import sys
 
-ENCRYPTED, DAMAGED, TOO_MUCH = 3, 4, 5
+ENCRYPTED, DAMAGED, TOO_MUCH, TOO_LONG = 3, 4, 5, 6
 
 
 def main() -> int:
     """Read, extract, write; return the exit status."""
-    kind, seconds, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    kind, (seconds, memory, longest) = sys.argv[1], map(int, sys.argv[2:5])
+    limits = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_NPROC: 0,  # no process or thread more (root is exempt)
+    }
+    for limit, most in limits.items():
+        resource.setrlimit(limit, (most, most))
     content = sys.stdin.buffer.read()
     try:
         text = {"pdf": _pdf, "html": _html_file, "markdown": _markdown, "text": _decoded}[kind](content)
@@ -26,7 +35,11 @@ def main() -> int:
         return ENCRYPTED
     except Exception:  # whatever a reader makes of a damaged file
         return DAMAGED
-    sys.stdout.buffer.write(_tidy(text).encode("utf-8", "replace"))
+    text = _tidy(text)
+    if len(text) > longest:
+        sys.stdout.write(str(len(text)))
+        return TOO_LONG
+    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     return 0
 
 

@@ -1,5 +1,6 @@
 """What the routes work with, made once by the composition root; and how a route asks for it."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -33,6 +34,8 @@ class Services:
     conversations: Conversations
     chat: Chat
     max_document_bytes: int
+    readers: asyncio.Semaphore
+    """How many documents are read at a time, each in a process that may take a gigabyte; others wait."""
     metrics: Metrics
     tracers: TracerProvider
 

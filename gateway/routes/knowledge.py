@@ -47,7 +47,9 @@ async def put_knowledge(
 ) -> KnowledgeOutput:
     check_bot_id(bot_id)
     await services.store.get(bot_id)  # nobody uploads ten megabytes to learn that there is no such bot
-    text = await text_of(await _document(request, services.max_document_bytes))
+    document = await _document(request, services.max_document_bytes)
+    async with services.readers:
+        text = await text_of(document, services.rules.max_knowledge_characters)
     for last in (False, False, True):
         seen = await services.store.get(bot_id) if if_match is None else await seen_bot(services, bot_id, if_match)
         kept = {item.name: getattr(seen, item.name) for item in fields(BotDraft)}

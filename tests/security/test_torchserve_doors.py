@@ -20,6 +20,7 @@ from launcher.stack import Stack
 from launcher.torchserve import TorchServe
 from launcher.trial import ARCHIVE, trial_torchserve
 from tests.gateway.serving import GatewayProcess
+from tests.security.conftest import keys_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -29,22 +30,6 @@ HANDLER = "class Handler:\n    def initialize(self, context): pass\n    def hand
 def question() -> bytes:
     prompt = render(["What is blue?"], "The sea is blue.")
     return GenerateRequest(prompt=prompt, request_id="r", parameters=GenerationParameters(max_length=8)).encode()
-
-
-def keys_of(torchserve: TorchServe) -> dict[str, dict[str, str]]:
-    """Return the headers that carry each of its keys."""
-    assert torchserve.key_file
-    entries = json.loads(torchserve.key_file.read_text(encoding="utf-8"))
-    return {name: {"Authorization": f"Bearer {entry['key']}"} for name, entry in entries.items()}
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchServe]:
-    """A TorchServe that asks for its keys."""
-    assert ARCHIVE.is_file(), "run `make archive` first, or `make test`, which does"
-    own = {"disable_token_authorization": "false"}
-    with trial_torchserve(tmp_path_factory.mktemp("guarded"), overrides=own) as torchserve:
-        yield torchserve
 
 
 @pytest.fixture(scope="module")
