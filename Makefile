@@ -19,7 +19,7 @@ NOWHERE = $(if $(wildcard $(MODEL)),,$(filter models/% ./% ../% /%,$(MODEL)))
 CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json)$(NOWHERE),,$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop archive train test cluster-test check bench peers lock clean
+.PHONY: help setup serve stop archive train test cluster-test check bench peers lock audit sbom licences clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,15 @@ lock: $(VENV)/.dev ## Write requirements/*.txt from requirements/*.in
 	@$(PY) -m pip install --quiet pip-tools
 	@requirements/lock.sh $(CURDIR)/$(PY)
 
+audit: $(VENV)/audit/.installed ## Ask the index for known weaknesses of what the locks hold
+	@$(VENV)/audit/bin/python requirements/supply_chain.py audit
+
+sbom: $(VENV)/audit/.installed ## Write build/sbom.json, the bill of materials (CycloneDX)
+	@$(VENV)/audit/bin/python requirements/supply_chain.py sbom
+
+licences: $(VENV)/audit/.installed $(VENV)/.dev ## Write docs/licences.md
+	@$(VENV)/audit/bin/python requirements/supply_chain.py licences
+
 clean: ## Remove build/ (training runs too), archives and caches; models, bots and .venv stay
 	@if [ -x $(PY) ]; then $(PY) -m launcher status >/dev/null 2>&1; case $$? in 0|4) \
 		echo "make: this checkout is being served; \`make stop\` first" >&2; exit 1;; esac; fi
@@ -77,6 +86,12 @@ $(VENV)/.created:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; on Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "creating $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# An environment of its own: what looks at the locks is no part of them.
+$(VENV)/audit/.installed: requirements/audit.txt | $(VENV)/.created
+	@$(PY) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 # The stamps: what is installed is that of the lock when the stamp is newer.

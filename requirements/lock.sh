@@ -12,6 +12,7 @@ compile() {
     sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' "$name.txt"
     sed -i "1i # Written by 'make lock' from $name.in; edit that file." "$name.txt"
 }
-rm -f dev.txt gateway.txt handler.txt tracing.txt training.txt
+rm -f audit.txt dev.txt gateway.txt handler.txt tracing.txt training.txt
 compile dev
 for name in gateway handler tracing training; do compile "$name" --constraint dev.txt; done
+compile audit

@@ -2,7 +2,8 @@
 
 Inputs are a fixed sample by default, so that a run can be repeated; more when asked:
 
-    python -m pytest --hypothesis-profile=long --timeout=0 tests/security/test_handler_fuzz.py
+    python -m pytest --hypothesis-profile=long --timeout=0 --hypothesis-show-statistics -p no:logging \
+        tests/security/test_handler_fuzz.py tests/security/test_prompt_forgery.py tests/contract/test_wire.py
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from launcher.trial import ARCHIVE, trial_stack
 # No deadline: machines that run tests are busy, and a slow moment is no defect.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile(
-    "long", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "long", max_examples=25_000, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("fixed")
 
