@@ -113,7 +113,8 @@ def _convert_tokenizer(folder: Path, scratch: Path) -> None:
         raise CheckpointError(
             f"{folder} has a SentencePiece tokenizer; converting it needs requirements/training.txt installed"
         ) from error
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    # Said, not left open: where a folder brings code along, the library would ask whoever sits at the terminal.
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     backend = tokenizer.backend_tokenizer
     added = [token.content for token in backend.get_added_tokens_decoder().values()]
     # GODEL's EOS and <PAD> are ordinary added tokens; as control tokens they cannot show up in an answer.

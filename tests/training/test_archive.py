@@ -143,3 +143,12 @@ def test_a_pickle_that_is_more_than_weights_is_not_run(tmp_path: Path, hub_folde
     with pytest.raises(CheckpointError, match="not trusted"):
         resolve_checkpoint(str(hub_folder), tmp_path / "converted")
     assert not ran.exists()
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path: Path, hub_folder: Path) -> None:
+    ran, settings = tmp_path / "ran", hub_folder / "tokenizer_config.json"
+    (hub_folder / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Slow: ...\nclass Fast: ...\n")
+    held = json.loads(settings.read_text())
+    settings.write_text(json.dumps(held | {"auto_map": {"AutoTokenizer": ["evil.Slow", "evil.Fast"]}}))
+    resolve_checkpoint(str(hub_folder), tmp_path / "converted")
+    assert not ran.exists()
