@@ -132,8 +132,9 @@ class ForeignOrigin(GatewayError):
 class KeyNotFound(GatewayError):
     """There is no such key."""
 
-    def __init__(self, key_id: str) -> None:
-        super().__init__(f"there is no key {key_id[:64]}; GET /v1/keys lists them")
+    def __init__(self) -> None:
+        # Not even the id is repeated: somebody may have pasted the whole key.
+        super().__init__("there is no key of that id; GET /v1/keys lists them")
 
 
 class KeysOff(GatewayError):

@@ -162,7 +162,7 @@ class Keys:
         moment = self._clock()
         old = await self._store.get_key(key_id)
         if old.expires_at is not None and old.expires_at <= moment:
-            raise KeyNotFound(key_id)
+            raise KeyNotFound
         life = None if old.expires_at is None else old.expires_at - old.created_at
         key, token = _new(
             moment,
@@ -223,5 +223,5 @@ def _bots_problem(scope: Scope, bots: Collection[str] | None) -> str | None:
         return "must be null: a key with the scope admin is for all bots"
     if not 1 <= len(bots) <= MAX_BOTS:
         return f"must name 1 to {MAX_BOTS} bots, or be null for all"
-    problems = (f"{bot_id[:64]} {problem}" for bot_id in bots if (problem := bot_id_problem(bot_id)))
-    return next(problems, None)
+    problems = ((number, bot_id_problem(bot_id)) for number, bot_id in enumerate(bots, 1))
+    return next((f"hold a name, number {number}, that {problem}" for number, problem in problems if problem), None)

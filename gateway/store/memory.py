@@ -166,7 +166,7 @@ class MemoryStore:
     async def get_key(self, key_id: str) -> Key:
         """Return a key, expired or not. Raises KeyNotFound."""
         if key_id not in self._keys:
-            raise KeyNotFound(key_id)
+            raise KeyNotFound
         return self._keys[key_id]
 
     async def page_keys(self, *, limit: int, after: str = "") -> KeyPage:

@@ -26,7 +26,7 @@ class SqlKeys(SqlDatabase):
         """Return a key, expired or not. Raises KeyNotFound."""
         rows = await self._rows(_BY_ID, {"id": key_id})
         if not rows:
-            raise KeyNotFound(key_id)
+            raise KeyNotFound
         return _key(rows[0])
 
     async def page_keys(self, *, limit: int, after: str = "") -> KeyPage:
@@ -40,7 +40,7 @@ class SqlKeys(SqlDatabase):
 
         def rotate(connection: Connection) -> None:
             if not connection.execute(update(keys).where(keys.c.key_id == old_id).values(expires_at=until)).rowcount:
-                raise KeyNotFound(old_id)
+                raise KeyNotFound
             connection.execute(insert(keys).values(_row(new)))
 
         await self._write(rotate)
@@ -49,7 +49,7 @@ class SqlKeys(SqlDatabase):
         """Remove a key. Raises KeyNotFound."""
         statement = delete(keys).where(keys.c.key_id == key_id)
         if not await self._write(lambda connection: connection.execute(statement).rowcount):
-            raise KeyNotFound(key_id)
+            raise KeyNotFound
 
     async def touch_key(self, key_id: str, moment: datetime) -> None:
         """Note when a key was used, if it is still there."""
