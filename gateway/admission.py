@@ -138,23 +138,33 @@ class Admission:
         return ahead
 
     def _leave(self) -> None:
-        """Hand the place to the first of the bot whose turn it is; nobody of it comes again before the others."""
-        self._pace.freed(handed_on=bool(self._turns))
-        if not self._turns:
+        """Hand the place on, or free it when nobody waits."""
+        turn = self._next()
+        self._pace.freed(handed_on=turn is not None)
+        if turn is None:
             self.in_flight -= 1
-            return
-        bot_id, line = next(iter(self._turns.items()))
-        turn = line.popleft()
-        self.waiting -= 1
-        if line:
-            self._turns.move_to_end(bot_id)
         else:
-            del self._turns[bot_id]
-        turn.set_result(None)
+            turn.set_result(None)
+
+    def _next(self) -> "asyncio.Future[None] | None":
+        """Return the first of the bot whose turn it is; nobody of it comes again before the others."""
+        while self._turns:
+            bot_id, line = next(iter(self._turns.items()))
+            turn = line.popleft()
+            self.waiting -= 1
+            if line:
+                self._turns.move_to_end(bot_id)
+            else:
+                del self._turns[bot_id]
+            if not turn.done():
+                return turn
+            # Whoever waited was cancelled a moment ago, and has not come to leave the line yet.
+        return None
 
     def _forget(self, bot_id: str, turn: "asyncio.Future[None]") -> None:
-        line = self._turns[bot_id]
-        line.remove(turn)
-        self.waiting -= 1
+        line = self._turns.get(bot_id, deque())
+        if turn in line:
+            line.remove(turn)
+            self.waiting -= 1
         if not line:
-            del self._turns[bot_id]
+            self._turns.pop(bot_id, None)

@@ -270,3 +270,19 @@ async def test_over_http_what_is_too_much_is_refused_and_the_rest_answered(setti
         assert [answer.status_code for answer in answers] == [200] * 3
         for line in ("godel_in_flight 0.0", "godel_waiting 0.0", 'godel_refusals_total{cause="QueueFull"} 2.0'):
             await shows(client, line)
+
+
+async def test_a_place_that_comes_free_as_the_next_in_line_goes_away_is_not_lost() -> None:
+    admission = Admission(1, 8)
+
+    async def wait() -> None:
+        async with admission.place("b", FAR):
+            pass
+
+    async with admission.place("a", FAR):
+        waiting = [asyncio.ensure_future(wait()) for _ in range(3)]
+        await until(lambda: admission.waiting == 3)
+        waiting[0].cancel()  # and the place comes free before its task has run again
+    await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert [each.cancelled() for each in waiting] == [True, False, False]
+    assert (admission.in_flight, admission.waiting) == (0, 0)
