@@ -1,6 +1,8 @@
 """`make serve` when its processes are killed, hang, or are told to end, all of it under load."""
 
+import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,11 @@ GRACE = 10
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, faulty_archive: Path) -> Iterator[Served]:
     """One stack for all faults of this module: each finds it well."""
-    served = Served(tmp_path_factory.mktemp("served"), faulty_archive, {"GODEL_SHUTDOWN_GRACE": str(GRACE)})
+    served = Served(
+        tmp_path_factory.mktemp("served"),
+        faulty_archive,
+        {"GODEL_SHUTDOWN_GRACE": str(GRACE), "GODEL_DATABASE_TIMEOUT": "2"},
+    )
     yield served
     served.close()
 
@@ -53,6 +59,22 @@ def test_a_process_that_dies_or_hangs_under_load_is_replaced_within_30_s_and_lea
     _, alive = psutil.wait_procs(old, timeout=10)
     assert alive == []
     report.add(f"{fault}, under `make serve`", load.outcome(since, recovered))
+
+
+def test_a_gateway_that_cannot_start_at_once_is_tried_again(served: Served, report: Report) -> None:
+    """It is killed while another process holds the database's lock."""
+    file = served.database_url.partition("///")[2]
+    with Load(served.url, clients=2, timeout=40) as load:
+        printed = len(served.lines)
+        since = time.monotonic()
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            served.member("-m gateway").kill()
+            served.wait_for("the gateway could not be started", printed)
+            other.rollback()
+        recovered = load.until_back(since)
+    assert recovered < BOUND
+    report.add("gateway killed while the database is locked, under `make serve`", load.outcome(since, recovered))
 
 
 def test_sigterm_under_load_finishes_or_refuses_cleanly_and_ends_within_the_grace(
