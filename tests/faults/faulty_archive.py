@@ -1,5 +1,6 @@
 """An archive whose engine needs no weights and, when a prompt says so, dies, hangs or wants all memory."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -7,6 +8,11 @@ from training.archive import build_archive
 
 KILL, HANG, MEMORY = "poisonkill", "poisonhang", "poisonmemory"
 """Words in a prompt that make the engine do it."""
+
+HANG_SECONDS = 5
+"""After which a hung worker is replaced here; 15 in archives as they come."""
+
+_RESPONSE_TIMEOUT = re.compile(rb"(?m)^responseTimeout: \d+")
 
 ENGINE = "handler/engines/echo_engine.py"
 
@@ -54,6 +60,11 @@ def build_faulty_archive(path: Path) -> None:
     build_archive("models/embedded", sound, engine="echo", precision="auto")
     with zipfile.ZipFile(sound) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
-            addition = FAULTS.encode() if name == ENGINE else b""
-            target.writestr(name, source.read(name) + addition)
+            content = source.read(name)
+            if name == ENGINE:
+                content += FAULTS.encode()
+            if name == "model-config.yaml":
+                content, count = _RESPONSE_TIMEOUT.subn(f"responseTimeout: {HANG_SECONDS}".encode(), content)
+                assert count == 1
+            target.writestr(name, content)
     sound.unlink()

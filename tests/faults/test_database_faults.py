@@ -51,7 +51,7 @@ def test_while_another_process_holds_the_lock_reads_go_on_and_writes_get_503_in_
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             since = time.monotonic()
-            load.until(lambda: load.seen(since)["503"] >= 12, 60)
+            load.until(lambda: load.seen(since)["503"] >= 8, 60)
             assert httpx.get(f"{gateway.url}/v1/bots/{load.clients[0].bot}").status_code == 200
             reply = httpx.put(f"{gateway.url}/v1/bots/other", json={"knowledge": "k"}, timeout=TIMEOUT + 5)
             assert reply.status_code == 503
@@ -81,7 +81,7 @@ class TestFullDisk:
                 while full.write(bytes(4096)):
                     pass
             since = time.monotonic()
-            load.until(lambda: load.seen(since)["503"] >= 12, 60)
+            load.until(lambda: load.seen(since)["503"] >= 8, 60)
             assert httpx.get(f"{gateway.url}/v1/bots/{load.clients[0].bot}").status_code == 200
             ballast.unlink()
             recovered = load.until_back(time.monotonic(), failing=False)

@@ -15,7 +15,7 @@ from tests.gateway.events import parse
 from tests.gateway.fake_torchserve import FakeTorchServe
 from tests.gateway.postgres import Postgres, running_postgres
 
-KILLS = 3
+KILLS = 2
 
 
 @pytest.fixture(scope="module")
