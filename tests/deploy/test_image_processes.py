@@ -180,7 +180,7 @@ def test_the_gateway_answers_without_torch_from_its_lock_alone(gateway: tuple[Co
         assert client.get("/readyz").json() == {"status": "ready"}
         bot = {"knowledge": "The cafe opens at nine."}
         client.put("/v1/bots/cafe", json=bot).raise_for_status()
-        document = ("big.txt", ("Im Caf\u00e9 ist um neun Fr\u00fchst\u00fcck. " * 33_000).encode(), "text/plain")
+        document = ("big.txt", ("Im Caf\u00e9 ist um neun Fr\u00fchst\u00fcck. " * 32_000).encode(), "text/plain")
         assert len(document[1]) > 1 << 20, "beyond what is kept in memory: it goes to /tmp"
         client.put("/v1/bots/cafe/knowledge", files={"file": document}).raise_for_status()
         reply = client.post("/v1/bots/cafe/chat", json={"message": "When does the cafe open?"}).raise_for_status()
