@@ -167,12 +167,15 @@ class TorchServeInference:
                 return ModelDown(f"TorchServe answered with status {status}")
 
     async def ready(self) -> None:
-        """Return when the present workers have answered a canary prompt; asked once for each set of workers."""
+        """Return when the present workers have answered a canary prompt; asked once for each worker.
+
+        Behind a load balancer another server's workers may be met each time: one that has answered is believed.
+        """
         pids = await self._ready_workers()
         async with self._proving:
-            if pids != self._proven:
+            if not pids <= self._proven:
                 await self.generate(canary(self._clock(), CANARY_SECONDS))
-                self._proven = pids
+                self._proven |= pids
 
     async def describe(self) -> ModelDescription:
         """Return what TorchServe's management API says, and what the handler adds to it."""

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from gateway.settings import Settings
 from gateway.torchserve import TorchServeInference
 from handler.contract.wire import GenerateRequest
-from tests.gateway.fake_torchserve import FakeTorchServe
+from tests.gateway.fake_torchserve import READY, FakeTorchServe
 from tests.gateway.serving import running
 
 pytestmark = pytest.mark.anyio
@@ -28,3 +29,14 @@ async def test_connections_are_kept_or_not_as_told(keep: bool, connections: int)
             for _ in range(3):
                 await inference.generate(GenerateRequest(prompt="Hello.", request_id="r"))
     assert len(ports) == connections
+
+
+async def test_the_workers_of_every_server_behind_a_balancer_are_asked_once() -> None:
+    served = FakeTorchServe()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(served)) as client:
+        urls = {"inference_url": "http://inference", "management_url": "http://management"}
+        inference = TorchServeInference(client, model_name="godel", **urls)
+        for pid in (1, 2, 1, 2, 1, 2):
+            served.workers = [READY | {"pid": pid}]
+            await inference.ready()
+    assert len(served.seen) == 2
