@@ -161,7 +161,7 @@ def gateway(served: Served, models: Path, tmp_path_factory: pytest.TempPathFacto
         environment={
             "GODEL_PORT": "0",
             "GODEL_ADMIN_KEY": KEY,
-            "GODEL_DATABASE_URL": "sqlite+aiosqlite:////state/godel.db",
+            "GODEL_DATABASE_URL": "sqlite:////state/godel.db",
             "GODEL_INFERENCE_URL": served.url("inference_address"),
             "GODEL_MANAGEMENT_URL": served.url("management_address"),
             "GODEL_KEEP_CONNECTIONS": "false",
