@@ -42,7 +42,6 @@ COPY models /app/models
 COPY handler /app/handler
 COPY launcher /app/launcher
 COPY training /app/training
-COPY config.properties /app/
 ARG MODEL=models/embedded
 ARG ENGINE=onnx
 ARG PRECISION=auto
@@ -78,7 +77,7 @@ COPY launcher /app/launcher
 USER 10001:10001
 EXPOSE 8080 8081 8082
 # Kubernetes does not look at it and has probes of its own; `docker run` and Compose do.
-HEALTHCHECK --interval=10s --timeout=15s --start-period=5m --start-interval=2s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=15s --start-period=5m --retries=3 \
     CMD ["python", "-m", "launcher.ready", "--run-dir", "/run/godel"]
 ENTRYPOINT ["python", "-m", "launcher.foreground"]
 CMD ["--run-dir", "/run/godel", "--host", "0.0.0.0", "--archive", "/models/godel.mar"]
@@ -98,6 +97,6 @@ ENV GODEL_HOST=0.0.0.0 \
     GODEL_LOG_FORMAT=json
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=15s --start-period=1m --start-interval=2s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=15s --start-period=1m --retries=3 \
     CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=14); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["python", "-m", "gateway"]
