@@ -1,10 +1,12 @@
 """Prometheus, Grafana and the autoscaler's adapter ask for what there is, in expressions that parse."""
 
 import json
+import re
 
 import pytest
 import yaml
 
+from gateway import errors
 from tests.deploy.expressions import ADAPTER, DASHBOARD, adapter_rules, expressions, names
 from tests.deploy.manifests import ROOT, everything
 from tests.deploy.test_compose import SERVICES
@@ -80,3 +82,10 @@ def test_grafana_finds_its_source_and_its_dashboard() -> None:
     assert mounts["./grafana/godel-serve.json"] == f"{folder}/{DASHBOARD.name}"
     assert mounts["./grafana/provisioning"] == "/etc/grafana/provisioning"
     assert json.loads(DASHBOARD.read_text(encoding="utf-8"))["uid"]
+
+
+def test_causes_that_are_asked_for_are_failures_that_there_are() -> None:
+    found = [each for text in expressions() for each in re.findall(r'cause=~?"([^"]+)"', text)]
+    causes = {cause for each in found for cause in each.split("|")}
+    assert causes
+    assert all(issubclass(getattr(errors, cause), errors.GatewayError) for cause in causes)
