@@ -285,3 +285,28 @@ def test_commands_in_pods_are_those_of_the_images() -> None:
 def test_no_manifest_holds_a_secret() -> None:
     assert not any(manifest["kind"] == "Secret" for manifest in everything())
     assert "password" not in json.dumps(everything()).lower()
+
+
+def matching(rules: list[Any], side: str, labels: dict[str, str]) -> set[str | int]:
+    """Return the ports that policies' rules open towards, or from, pods with these labels of the same namespace."""
+    found: set[str | int] = set()
+    for rule in rules:
+        peers = [each["podSelector"]["matchLabels"] for each in rule.get(side, []) if each.keys() == {"podSelector"}]
+        if side not in rule or any(selects(peer, labels) for peer in peers):
+            found |= {port["port"] for port in rule["ports"]}
+    return found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_policies_let_the_gateway_to_torchserve_and_nobody_else(overlay: str) -> None:
+    base = BASE.get(overlay, overlay)
+    specs = {each["metadata"]["name"]: each["spec"] for each in of_kind(base, "NetworkPolicy")}
+    [gateway] = [pod for pod in pods(base) if "gateway" in pod.owner]
+    [server] = [pod for pod in pods(overlay) if "gateway" not in pod.owner]
+    [container] = server.containers
+    numbers = {port["name"]: port["containerPort"] for port in container["ports"]}
+    wanted = {numbers[name] for name in ("inference", "management")}
+    entering = {numbers[str(name)] for name in matching(specs["torchserve"]["ingress"], "from", gateway.labels)}
+    assert entering == wanted
+    assert matching(specs["gateway"]["egress"], "to", server.labels) - {5432, 6379} == wanted
+    assert matching(specs["torchserve"]["ingress"], "from", server.labels) == set()
