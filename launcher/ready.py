@@ -48,16 +48,26 @@ def check(run_dir: Path) -> None:
         raise NotReadyError(f"nothing has been started in {run_dir}")
     properties = read_properties(settings)
     model, _ = loaded_model(properties)
-    workers = _ready_workers(properties["management_address"], model)
+    keys = _keys(run_dir) if properties.get("disable_token_authorization") != "true" else {}
+    workers = _ready_workers(properties["management_address"], model, keys.get("management"))
     proof = run_dir / PROOF
     if not proof.is_file() or proof.read_text(encoding="ascii") != workers:
-        _ask(properties["inference_address"], model)
+        _ask(properties["inference_address"], model, keys.get("inference"))
         proof.write_text(workers, encoding="ascii")
 
 
-def _ready_workers(address: str, model: str) -> str:
+def _keys(run_dir: Path) -> dict[str, str]:
+    """Return the keys that TorchServe asks for, where it does, by what they open."""
+    try:
+        written = json.loads((run_dir / "key_file.json").read_text(encoding="utf-8"))
+        return {name: str(written[name]["key"]) for name in ("management", "inference")}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise NotReadyError("TorchServe has not written its keys yet") from error
+
+
+def _ready_workers(address: str, model: str, key: str | None) -> str:
     """Return the process ids of the READY workers and when each began; a restarted container may use ids again."""
-    status, body = _request(address, "GET", f"/models/{model}", None, MANAGEMENT_SECONDS)
+    status, body = _request(address, "GET", f"/models/{model}", None, key, MANAGEMENT_SECONDS)
     if status != 200:
         raise NotReadyError(f"management answered with status {status}")
     try:
@@ -70,21 +80,24 @@ def _ready_workers(address: str, model: str) -> str:
     return "\n".join(ready)
 
 
-def _ask(address: str, model: str) -> None:
+def _ask(address: str, model: str, key: str | None) -> None:
     request = canary(time.time(), CANARY_SECONDS)
-    status, body = _request(address, "POST", f"/predictions/{model}", request.encode(), CANARY_SECONDS + 1)
+    status, body = _request(address, "POST", f"/predictions/{model}", request.encode(), key, CANARY_SECONDS + 1)
     try:
         decode_reply(body)
     except WireError as error:
         raise NotReadyError(f"a canary prompt got status {status}") from error
 
 
-def _request(address: str, method: str, path: str, body: bytes | None, seconds: float) -> tuple[int, bytes]:
+def _request(
+    address: str, method: str, path: str, body: bytes | None, key: str | None, seconds: float
+) -> tuple[int, bytes]:
     """Return status and body. Not by urllib: that would send it through a proxy for the world outside."""
     place = urlsplit(address)
     connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=seconds)
     try:
-        connection.request(method, path, body, {"content-type": "application/json", "connection": "close"})
+        headers = {"content-type": "application/json", "connection": "close"}
+        connection.request(method, path, body, headers | ({"authorization": f"Bearer {key}"} if key else {}))
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -93,6 +93,17 @@ class Server(BaseHTTPRequestHandler):
     workers: list[dict[str, object]] = []  # noqa: RUF012 - set by each test
     answers = True
     asked: list[GenerateRequest] = []  # noqa: RUF012
+    keys: dict[str, str] = {}  # noqa: RUF012
+    """The key that each method asks for."""
+
+    def parse_request(self) -> bool:
+        """Turn away who does not bring the key, in TorchServe's way."""
+        good = super().parse_request()
+        wanted = self.keys.get(self.command)
+        if good and wanted and self.headers.get("authorization") != f"Bearer {wanted}":
+            self._reply(400, b"{}")
+            return False
+        return good
 
     def do_GET(self) -> None:
         self._reply(200, json.dumps([{"workers": self.workers}]).encode())
@@ -118,7 +129,7 @@ WORKER = {"status": "READY", "pid": 7, "startTime": "2026-01-01T00:00:00.000Z"}
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Iterator[Path]:
     """A run folder whose settings lead to a fake server."""
-    Server.workers, Server.answers, Server.asked = [WORKER], True, []
+    Server.workers, Server.answers, Server.asked, Server.keys = [WORKER], True, [], {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -154,6 +165,18 @@ def test_not_ready_says_why(run_dir: Path, capsys: pytest.CaptureFixture[str]) -
         assert ready.main(["--run-dir", str(run_dir)]) == 1
         assert reason in capsys.readouterr().err
     assert not (run_dir / ready.PROOF).exists()
+
+
+def test_a_server_that_asks_for_keys_gets_its_own(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = run_dir / "config.properties"
+    settings.write_text(settings.read_text().replace("disable_token_authorization=true\n", ""))
+    Server.keys = {"GET": "manages", "POST": "infers"}
+    assert ready.main(["--run-dir", str(run_dir)]) == 1
+    assert "has not written its keys" in capsys.readouterr().err
+    written = {"management": {"key": "manages"}, "inference": {"key": "infers"}, "API": {"key": "a"}}
+    (run_dir / "key_file.json").write_text(json.dumps(written))
+    assert ready.main(["--run-dir", str(run_dir)]) == 0
+    assert len(Server.asked) == 1
 
 
 def test_not_ready_where_nothing_listens_whatever_proxy_is_set(
