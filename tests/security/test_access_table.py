@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from gateway.access import NEEDS
 from gateway.app import create_app
 from gateway.bots import BotDraft
+from gateway.deployments import OWN, Address, Deployment, Routing
 from gateway.inference import EchoInference
 from gateway.keys import ADMIN, Keys, Scope
 from gateway.settings import Settings
@@ -69,6 +70,12 @@ MAY: Final[dict[str, frozenset[str]]] = {
     "GET /v1/keys/{key_id}": ADMINISTRATORS,
     "DELETE /v1/keys/{key_id}": ADMINISTRATORS,
     "POST /v1/keys/{key_id}/rotate": ADMINISTRATORS,
+    "GET /v1/deployments": ADMINISTRATORS,
+    "GET /v1/deployments/{name}": ADMINISTRATORS,
+    "PUT /v1/deployments/{name}": ADMINISTRATORS,
+    "PUT /v1/deployments/{name}/weight": ADMINISTRATORS,
+    "POST /v1/deployments/rollback": ADMINISTRATORS,
+    "DELETE /v1/deployments/{name}": ADMINISTRATORS,
     "GET /{bot_id}/context/{message}": EDITORS,
     "GET /{bot_id}/chat/{message}": TALKERS,
 }
@@ -82,11 +89,15 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "POST /v1/chat/completions": {"json": {"model": "cricket", "messages": [{"role": "user", "content": "hello"}]}},
     "POST /v1/keys": {"json": {"scope": "chat"}},
     "POST /v1/keys/{key_id}/rotate": {"json": {}},
+    "PUT /v1/deployments/{name}": {
+        "json": {"instances": [{"inference_url": "http://m", "management_url": "http://m"}]}
+    },
+    "PUT /v1/deployments/{name}/weight": {"json": {"weight": 10}},
 }
 
 
 def count_words(text: str) -> int:
-    return len(text.split()) + 1
+    return len(text.split())  # as the echo counts
 
 
 @dataclass
@@ -100,7 +111,15 @@ class House:
     key_id: str = ""
 
     async def furnish(self) -> None:
-        """Bring the bot, a session of it and a key to try things on back to what they were."""
+        """Bring the bot, a session of it, a key and a deployment to try things on back to what they were."""
+        own, added = (
+            Deployment(name=OWN, weight=100),
+            Deployment(name="page.js", instances=(Address("http://m", "http://m"),)),
+        )
+        revision = (await self.store.read_routing()).revision + 1
+        await self.store.write_routing(
+            Routing(revision=revision, deployments=(own, added), earlier=({OWN: 90, "page.js": 10},))
+        )
         draft = BotDraft(bot_id="cricket", knowledge=f"{MARK} knowledge", name=f"{MARK} name")
         await self.store.put(draft)
         self.session_id = (await self.store.create_session("cricket")).session_id
@@ -121,6 +140,7 @@ class House:
             await self.store.page_sessions("cricket", limit=100, after="", since=datetime(2000, 1, 1, tzinfo=UTC)),
             await self.store.page_exchanges(self.session_id, limit=100, after=0),
             {key.key_id for key in (await self.store.page_keys(limit=1000)).keys},
+            await self.store.read_routing(),
         )
 
     async def ask(self, route: str, role: str) -> httpx.Response:
