@@ -11,11 +11,17 @@ SERVE: Final = (
 )
 ARCHIVE: Final = "tests/training/test_archive_command.py::test_what_is_said_comes_before_what_is_remembered"
 
+CLUSTER: Final = "tests/cluster/test_cluster.py::"
+ROLLOUT: Final = f"{CLUSTER}test_a_new_version_takes_over_by_and_by_and_back_without_losing_a_request"
+
 ELSEWHERE: Final[dict[str, tuple[str, ...]]] = {
     r"make serve": (SERVE,),
     r"make serve MODEL=\S+": (SERVE, ARCHIVE),
     r"make stop": ("tests/launcher/test_pidfile.py::test_stop_ends_the_server_and_waits_for_it",),
     r"make train": ("tests/training/test_recipe.py::test_the_small_recipe_ends_with_models_that_beat_both_baselines",),
+    r"\S*godel deploy (list|weight|promote|rollback|remove|add 2).*": (ROLLOUT,),
+    r"\S*godel deploy add default.*": (f"{CLUSTER}test_a_second_model_server_shares_the_load",),
+    r"LISTEN=\S+ .*haproxy .*": (ROLLOUT,),
     r"pg_(dump|restore) .*": (
         "tests/gateway/test_backup.py::test_the_documented_commands_copy_a_postgresql_database_and_put_it_back",
     ),
