@@ -84,10 +84,11 @@ def load(url: str, *, clients: int = len(WORDS), **parameters: Any) -> Iterator[
             session, left = "", 0
             while not stop.is_set():
                 if not left:
-                    session, left = _begin(http, number), TURNS
+                    session = _begin(http, number)
                     if not session:
                         stop.wait(PAUSE_SECONDS)
                         continue
+                    left = TURNS
                     with lock:
                         experienced.sessions.append((number, session))
                 outcome = _ask(http, number, session, chosen)
