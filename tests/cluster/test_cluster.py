@@ -196,8 +196,10 @@ def test_a_new_version_takes_over_by_and_by_and_back_without_losing_a_request(
     # Four times the standard deviation of a fair draw.
     fair = len(between) * share / 100
     assert abs(count - fair) < 4 * (fair * (1 - share / 100)) ** 0.5
-    assert {each.deployment for each in experienced.answered if taken_over < each.asked_at < taken_over + 1} == {"2.0"}
-    assert {each.deployment for each in experienced.answered if rolled_back < each.asked_at < rolled_back + 1} == {
+    assert {each.deployment for each in experienced.answered if taken_over < each.asked_at < taken_over + 1.5} == {
+        "2.0"
+    }
+    assert {each.deployment for each in experienced.answered if rolled_back < each.asked_at < rolled_back + 1.5} == {
         "default"
     }
     described = httpx.get(f"{cluster.url}/v1/model", headers=HEADERS, timeout=5).json()
