@@ -1,6 +1,8 @@
 """Every store keeps the routing to model servers alike."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -61,6 +63,6 @@ async def test_old_revisions_are_forgotten(tmp_path: Path, monkeypatch: pytest.M
         for weight in (30, 40, 50):
             await store.write_routing(routing)
             routing = routing.weigh("2.0", weight)
-        async with store._engine.connect() as connection:
-            found = await connection.exec_driver_sql("SELECT revision FROM model_routes ORDER BY revision")
-            assert [row[0] for row in found] == [3, 4]
+    with contextlib.closing(sqlite3.connect(tmp_path / "bots.db")) as database:
+        found = database.execute("SELECT revision FROM model_routes ORDER BY revision").fetchall()
+    assert found == [(3,), (4,)]
