@@ -26,6 +26,9 @@ MAX_QUERY_WORDS: Final = 256
 INDEXED_CHARACTERS: Final = 20_000_000
 """Text whose indexes are kept, the least recently used go first: some 60 MB beside the text itself."""
 
+KEPT_INDEXES: Final = 500
+"""The most that are kept: each takes some 80 kB however short its text."""
+
 # Words; of scripts that set no spaces each character.
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_぀-ヿ㐀-鿿가-힯]+")
 
@@ -80,8 +83,8 @@ class PassageIndex:
 class PassageIndexes:
     """Indexes by text, each made once however many ask at the same time. For any thread."""
 
-    def __init__(self, characters: int = INDEXED_CHARACTERS) -> None:
-        self._characters = characters
+    def __init__(self, characters: int = INDEXED_CHARACTERS, most: int = KEPT_INDEXES) -> None:
+        self._characters, self._most = characters, most
         self._kept: OrderedDict[str, Future[PassageIndex]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -106,7 +109,7 @@ class PassageIndexes:
 
     def _shrink(self) -> None:
         held = sum(map(len, self._kept))
-        while held > self._characters and len(self._kept) > 1:
+        while len(self._kept) > 1 and (held > self._characters or len(self._kept) > self._most):
             text, _ = self._kept.popitem(last=False)
             held -= len(text)
 

@@ -144,6 +144,16 @@ def test_the_least_recently_used_index_goes_first() -> None:
     assert indexes.of("b" * 10) is not second
 
 
+def test_however_short_the_texts_no_more_indexes_are_kept_than_said() -> None:
+    indexes = PassageIndexes(most=2)
+    first = indexes.of("a")
+    second = indexes.of("b")
+    assert indexes.of("a") is first
+    indexes.of("c")
+    assert indexes.of("a") is first
+    assert indexes.of("b") is not second
+
+
 def test_an_index_that_cannot_be_made_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     indexes = PassageIndexes()
     with monkeypatch.context() as patch:
