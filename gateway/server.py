@@ -19,6 +19,10 @@ from gateway.settings import Settings
 URL_BYTES_PER_CHARACTER = 12
 """An emoji percent-encoded."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection may be idle: longer than those before it keep theirs (httpx 5 s, nginx and most balancers 60),
+for whoever closes first must not be the one to whom a request is on its way."""
+
 logger = logging.getLogger("gateway.server")
 
 
@@ -65,6 +69,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "access_log": False,  # it would hold the path, which is users' text
         "server_header": False,
         "proxy_headers": False,
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": settings.shutdown_grace,
         # A message travels in the request line, and h11 takes 16 kB of it by default.
         "h11_max_incomplete_event_size": URL_BYTES_PER_CHARACTER * settings.max_message_characters + 65_536,
