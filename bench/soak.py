@@ -90,7 +90,6 @@ class _Run:
         self._rests: list[Rest] = []
         self._peaks: dict[str, float] = {}
         self._processes: Processes | None = None
-        self._notes: list[str] = []
 
     @property
     def _seconds(self) -> float:
@@ -183,7 +182,7 @@ class _Run:
             exchanges=sum(len(session.acknowledged) for _, session in self.town.past),
             broken=self._crowd.broken,
             broken_first=self._crowd.findings,
-            notes=self._notes,
+            mistakes=self.town.mistakes,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import httpx
 
-from bench.load.people import LONGEST_SESSION, QUESTION, BrokenPromise, Person, Session
+from bench.load.people import LONGEST_SESSION, QUESTION, BrokenPromise, Doubt, Person, Session
 
 Ending = Literal["done", "refused", "late", "left", "broken"]
 """`refused`: 429 or 503, with the time to come again. `late`: no answer before the deadline, 504."""
@@ -29,12 +29,18 @@ class Outcome:
     detail: str = ""
 
 
+RETRIES: Final = 120
+"""How often a doubtful answer is asked for again, a second apart, while the service is too busy."""
+
+
 @dataclass(slots=True)
 class Town:
-    """The people's way to the service, and the sessions that are over, to be read back in the end."""
+    """The people's way to the service, and the sessions that were begun, to be read back in the end."""
 
     http: httpx.AsyncClient
     past: list[tuple[Person, Session]] = field(default_factory=list)
+    mistakes: int = 0
+    """Answers that missed the question, and were the same when asked for again: the model's own."""
 
 
 Action = Callable[[Town, Person], Awaitable[Outcome]]
@@ -61,7 +67,7 @@ async def act(kind: str, town: Town, person: Person) -> Outcome:
 async def chat(town: Town, person: Person) -> Outcome:
     """Ask for an answer, whole."""
     reply = await town.http.post(f"/v1/bots/{person.bot_id}/chat", json=_said(QUESTION))
-    person.check_answer(_good(reply)["response"])
+    await _check(town, person, [], QUESTION, _good(reply)["response"])
     return Outcome("done")
 
 
@@ -87,7 +93,7 @@ async def stream(town: Town, person: Person) -> Outcome:
                     case "answer":
                         if "".join(parts) != event["response"]:
                             raise BrokenPromise(f"the parts {parts} are not the answer {event['response']!r}")
-                        person.check_answer(event["response"])
+                        await _check(town, person, [], QUESTION, event["response"])
                         return Outcome("done", first_text=first)
                     case "problem":
                         raise _Refused(_ending(event["status"], "1", event["detail"]))
@@ -111,8 +117,9 @@ async def turn(town: Town, person: Person) -> Outcome:
         session.unknown.discard(message)
     answer = _good(reply)["response"]
     session.unknown.discard(message)
+    before, clear = list(session.acknowledged), not session.unknown
     session.acknowledged.append((message, answer))
-    person.check_answer(answer)
+    await _check(town, person, before, message, answer, certain=clear)
     return Outcome("done")
 
 
@@ -167,6 +174,31 @@ async def settle(town: Town, person: Person) -> None:
     """Make the bot. Raises httpx.HTTPError."""
     body = {"knowledge": person.knowledge(0), "parameters": GREEDY}
     (await town.http.put(f"/v1/bots/{person.bot_id}", json=body)).raise_for_status()
+
+
+async def _check(
+    town: Town, person: Person, before: list[tuple[str, str]], message: str, answer: str, *, certain: bool = True
+) -> None:
+    """Raise BrokenPromise unless the answer is the bot's own.
+
+    One that does not show it must come again, to the letter, when the same is asked once more. Where what was said
+    before is not `certain`, for somebody left in the middle of it, the same cannot be asked.
+    """
+    try:
+        person.check_answer(answer)
+    except Doubt:
+        roles = ("user", "assistant")
+        messages = [{"role": role, "content": text} for pair in before for role, text in zip(roles, pair, strict=True)]
+        messages.append({"role": "user", "content": message})
+        for _ in range(RETRIES if certain else 0):
+            reply = await town.http.post(f"/v1/bots/{person.bot_id}/chat", json={"messages": messages})
+            if reply.status_code not in (429, 503):
+                again = _good(reply)["response"]
+                if again != answer:
+                    raise BrokenPromise(f"{person.bot_id} answered {answer!r}, and {again!r} to the same") from None
+                break
+            await asyncio.sleep(1)
+        town.mistakes += 1
 
 
 def _said(message: str) -> dict[str, Any]:

@@ -35,6 +35,10 @@ def _paragraphs() -> list[str]:
     return (ROOT / "examples" / "cricket.txt").read_text(encoding="utf-8").strip().split("\n\n")
 
 
+class Doubt(Exception):  # noqa: N818
+    """An answer without any password: a model's own mistake, or somebody else's answer. To be asked again, alone."""
+
+
 class BrokenPromise(AssertionError):  # noqa: N818
     """The service did what it promises never to do; the message says what."""
 
@@ -111,10 +115,10 @@ class Person:
         self.session = None
 
     def check_answer(self, text: str) -> None:
-        """Raise BrokenPromise unless the answer is of this person's bot, as it is now."""
+        """Raise BrokenPromise unless the answer is of this person's bot, as it is now; Doubt when it does not say."""
         found = _PASSWORD.search(text)
         if found is None:
-            raise BrokenPromise(f"{self.bot_id} answered without its password: {text!r}")
+            raise Doubt(text)
         if found[1] != self.own_words:
             raise BrokenPromise(f"{self.bot_id} answered with somebody else's password: {text!r}")
         if found[2] not in {THIRD[version % len(THIRD)] for version in self.possible}:

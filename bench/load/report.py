@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bench.load.arrivals import Tally
@@ -30,7 +30,8 @@ class Findings:
     exchanges: int
     broken: int
     broken_first: Sequence[str]
-    notes: Sequence[str] = field(default_factory=list)
+    mistakes: int = 0
+    """Answers that missed the question, the same whenever it was asked."""
 
     def trends(self) -> dict[str, Trend]:
         """Return how everything changed from rest to rest, after the warm-up."""
@@ -82,7 +83,7 @@ def as_json(found: Findings) -> dict[str, Any]:
         "acknowledged_turns": found.exchanges,
         "broken": found.broken,
         "broken_first": list(found.broken_first),
-        "notes": list(found.notes),
+        "mistakes_of_the_model": found.mistakes,
     }
 
 
@@ -139,9 +140,9 @@ def tables(found: Findings) -> str:
     lines += [
         "",
         f"{found.sessions} sessions read back: {found.exchanges} acknowledged turns, and nothing else",
+        f"answers that missed the question, the same when asked again: {found.mistakes}",
         f"broken promises: {found.broken}",
         *(f"  {each}" for each in found.broken_first),
-        *(f"note: {each}" for each in found.notes),
     ]
     return "\n".join(lines)
 

@@ -100,6 +100,17 @@ async def test_an_answer_that_is_somebody_elses_is_noticed(kind: str) -> None:
     assert "somebody else" in outcome.detail
 
 
+@pytest.mark.parametrize("kind", ["chat", "stream", "turn"])
+async def test_an_answer_beside_the_question_is_a_mistake_when_it_comes_again_and_else_noticed(kind: str) -> None:
+    async with town(lambda _: "It rains.") as (place, crowd):
+        assert (await act(kind, place, crowd[0])).ending == "done"
+        assert place.mistakes == 1
+    said = iter(["It rains.", "It snows."])
+    async with town(lambda _: next(said)) as (place, crowd):
+        outcome = await act(kind, place, crowd[0])
+    assert (outcome.ending, "It snows" in outcome.detail) == ("broken", True)
+
+
 @pytest.mark.parametrize("change", ["edit", "upload"])
 async def test_an_answer_from_knowledge_that_was_changed_before_is_noticed(change: str) -> None:
     before: dict[str, str] = {}
