@@ -19,7 +19,7 @@ NOWHERE = $(if $(wildcard $(MODEL)),,$(filter models/% ./% ../% /%,$(MODEL)))
 CONVERSION = $(if $(wildcard $(MODEL)/tokenizer.json)$(NOWHERE),,$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop archive train test cluster-test check bench peers lock audit sbom licences clean
+.PHONY: help setup serve stop archive train test cluster-test check bench soak peers lock audit sbom licences clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ check: $(VENV)/.dev ## Lint and types alone
 
 bench: $(VENV)/.dev ## Measure engine and stack beside rivals (25 minutes; QUICK=1: a smoke test)
 	@GODEL_LOG_LEVEL=warning $(PY) -m bench $(if $(QUICK),--quick) $(if $(ENGINE),--engine $(ENGINE)) $(if $(PRECISION),--precision $(PRECISION))
+
+soak: $(VENV)/.dev ## Mixed load at up to ten times the capacity (10 minutes; MINUTES=60)
+	@$(EMBEDDED)
+	@$(PY) -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 peers: $(VENV)/.created ## Install the rivals that make bench skips without it (3 GB in build/)
 	@$(PY) -m bench.environments

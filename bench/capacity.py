@@ -22,7 +22,7 @@ USERS: Final = (100, 10_000, 1_000_000)
 REQUESTS: Final = 3000
 """How many a simulated rate is judged by, at least: the 95th percentile then rests on 150 of them."""
 
-SHORTEST: Final = 200.0
+SHORTEST: Final = 100.0
 """Seconds that a rate is kept up, at least: many times the queue's bound, so that it cannot hide in the queue."""
 
 GATEWAYS: Final = 64
