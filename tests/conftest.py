@@ -39,5 +39,8 @@ def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stack(stack_folder: Path, archive: Path) -> Iterator[Stack]:
     """A real TorchServe with the embedded model and a real gateway on free ports, started once."""
-    with trial_stack(stack_folder, archive) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        # What a test asks at once may take a busy machine a minute; refusing is tested elsewhere.
+        patch.setenv("GODEL_MAX_QUEUE_SECONDS", "60")
+        with trial_stack(stack_folder, archive) as running:
+            yield running
