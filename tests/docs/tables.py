@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from gateway.access import NEEDS
 from gateway.app import create_app
-from gateway.errors import RETRY_AFTER_SECONDS, STATUSES
+from gateway.errors import RETRY_AFTER_SECONDS, STATUSES, Overloaded
 from gateway.problems import problem_of
 from gateway.settings import Settings
 from handler.contract.generation import GenerationParameters
@@ -65,7 +65,11 @@ def problems() -> str:
         if name.endswith(("client-gone", "misconfigured")):
             continue  # nobody is there to read the one; the other ends the start
         seconds = RETRY_AFTER_SECONDS.get(kind)
-        retry = "until the minute is over" if name.endswith("rate-limited") else f"{seconds} s" if seconds else ""
+        retry = f"{seconds} s" if seconds else ""
+        if name.endswith("rate-limited"):
+            retry = "until the minute is over"
+        elif issubclass(kind, Overloaded):
+            retry = "as long as the queue takes"
         rows.append((f"`{name.rpartition(':')[2]}`", str(status), _sentences(kind.__doc__), retry))
     return _table(("`type`, after `urn:godel-serve:`", "status", "meaning", "`Retry-After`"), sorted(rows))
 

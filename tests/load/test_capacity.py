@@ -1,10 +1,13 @@
 """The simulation against closed forms where there are any, and against what it is to answer."""
 
+import json
 import math
 import statistics
+import sys
 
 import pytest
 
+from bench import capacity
 from bench.capacity import compared, compared_under_load, instances_by_hour, largest_rate
 from bench.simulation.demand import Demand
 from bench.simulation.service import Service, interpolate, read_results
@@ -114,3 +117,22 @@ def test_a_curve_is_straight_between_its_points_and_goes_on_beyond() -> None:
     curve = [(1.0, 1.0), (3.0, 2.0), (5.0, 6.0)]
     assert [interpolate(curve, x) for x in (1, 2, 3, 4, 6)] == [1.0, 1.5, 2.0, 4.0, 8.0]
     assert interpolate([(8.0, 0.5)], 99) == 0.5
+
+
+def test_the_command_shows_measured_beside_simulated_and_answers_for_each_number_of_people(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(capacity, "REQUESTS", 100)
+    monkeypatch.setattr(capacity, "SHORTEST", 5.0)
+    monkeypatch.setattr(sys, "argv", ["capacity", "--price-cpu", "0.1"])
+    capacity.main()
+    printed = capsys.readouterr().out
+    found = json.loads(printed.splitlines()[-1])
+    assert [row["clients"] for row in found["clients"]] == [1, 2, 4, 8, 16]
+    for answer in found["answers"]:
+        assert [row["users"] for row in answer["rows"]] == [100, 10_000, 1_000_000]
+        instances = [row["instances"] for row in answer["rows"]]
+        assert instances == sorted(instances)
+        assert ("assumed" in answer["source"]) == ("GPU" in answer["service"])
+    assert found["answers"][0]["rows"][0]["cost_per_thousand"] == pytest.approx(24 * 0.1)  # one instance, 1000 a day
+    assert printed.count("an assumption") == 3

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from launcher.properties import ROOT
+from launcher.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
@@ -35,6 +37,18 @@ def test_a_minute_of_ten_times_the_capacity_breaks_no_promise(tmp_path: Path) ->
     for name in ("gateway in flight", "gateway waiting", "torchserve queue", "live slots"):
         assert found["vitals"][name]["last"] == 0, f"{name} is not free at rest"
     assert found["vitals"]["gateway memory, MB"]["points"] >= 3
+
+
+@pytest.mark.timeout(200)
+def test_a_stack_that_runs_already_is_put_under_load_and_left_as_it_was(stack: Stack) -> None:
+    command = [sys.executable, "-m", "bench.soak", "--url", stack.gateway_url]
+    command += ["--minutes", "0.1", "--cycle", "8", "--clients", "12"]
+    ended = subprocess.run(command, cwd=ROOT, timeout=180, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["phases"]["closed"]["endings"]["done"] > 0
+    bots = httpx.get(f"{stack.gateway_url}/v1/bots", params={"limit": 200}).raise_for_status().json()["bots"]
+    assert [bot["bot_id"] for bot in bots if bot["bot_id"].startswith("soak-")] == []
 
 
 def test_a_stack_elsewhere_is_not_put_under_load() -> None:
