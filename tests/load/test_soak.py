@@ -36,7 +36,7 @@ def test_a_minute_of_ten_times_the_capacity_breaks_no_promise(tmp_path: Path) ->
     assert found["acknowledged_turns"] > 0
     for name in ("gateway in flight", "gateway waiting", "torchserve queue", "live slots"):
         assert found["vitals"][name]["last"] == 0, f"{name} is not free at rest"
-    assert found["vitals"]["gateway memory, MB"]["points"] >= 3
+    assert found["vitals"]["gateway memory, MB"]["first"] > 0
 
 
 @pytest.mark.timeout(200)
