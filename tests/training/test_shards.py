@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def material(data: Path) -> Material:
     return Material(data, [data / "text.txt"])
 
 
-def rows_of(batch: Batch) -> set[tuple[Any, ...]]:
-    """Return what a batch holds, row by row, padding left out."""
-    return {
+def rows_of(batch: Batch) -> Counter[tuple[Any, ...]]:
+    """Return what a batch holds, row by row, padding left out, and how often."""
+    return Counter(
         (
             tuple(prompt[: int(attended.sum())].tolist()),
             tuple(labels[labels >= 0].tolist()),
@@ -54,7 +55,7 @@ def rows_of(batch: Batch) -> set[tuple[Any, ...]]:
         for prompt, attended, labels, offered, chosen in zip(
             batch.prompts, batch.attention, batch.labels, batch.offered, batch.chosen, strict=True
         )
-    }
+    )
 
 
 def test_stored_rows_are_those_that_drawing_gives(tmp_path: Path, tokenizer: Tokenizer, material: Material) -> None:
@@ -65,10 +66,10 @@ def test_stored_rows_are_those_that_drawing_gives(tmp_path: Path, tokenizer: Tok
     )
     pools = []
     for source in sources:
-        found: list[set[tuple[Any, ...]]] = [set(), set()]
+        found: list[Counter[tuple[Any, ...]]] = [Counter(), Counter()]
         pool = 0
         for (batch,), following in source.batches(Position()):
-            found[pool] |= rows_of(batch)
+            found[pool] += rows_of(batch)
             pool = following.pool
             if pool == 2:
                 break
@@ -85,7 +86,7 @@ def test_a_stored_batch_is_what_collate_makes_of_its_rows(
     batches = Stored(tmp_path, SHAPE, 5, Share()).batches(Position())
     for _ in range(5):
         (stored,), _ = next(batches)
-        held = [rows[prompt, target] for prompt, target, _, _ in rows_of(stored)]
+        held = [rows[prompt, target] for prompt, target, _, _ in rows_of(stored).elements()]
         made = collate(held)
         assert rows_of(stored) == rows_of(made)
         for name in ("tokens", "targets", "prompt_pairs", "target_pairs"):
@@ -108,7 +109,7 @@ def test_processes_share_each_stored_step(tmp_path: Path, tokenizer: Tokenizer, 
     make_shards(row_maker(MIXTURE, material, tokenizer, SHAPE, 5), tmp_path, 1, processes=1, made_of={})
     (whole,), _ = next(Stored(tmp_path, SHAPE, 5, Share()).batches(Position()))
     parts = [next(Stored(tmp_path, SHAPE, 5, Share(rank, 2)).batches(Position()))[0][0] for rank in range(2)]
-    assert rows_of(parts[0]) | rows_of(parts[1]) == rows_of(whole)
+    assert rows_of(parts[0]) + rows_of(parts[1]) == rows_of(whole)
     assert sum(part.targets for part in parts) == whole.targets
     many = next(Stored(tmp_path, SHAPE, 5, Share(99, 100)).batches(Position()))[0][0]
     assert many.targets == 0  # a process without a row adds nothing
