@@ -7,7 +7,7 @@ from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-QUIET = ("httpx", "httpcore", "sqlalchemy", "aiosqlite", "alembic", "asyncio", "redis", "limits")
+QUIET = ("httpx", "httpcore", "sqlalchemy", "aiohttp", "alembic", "asyncio", "redis", "limits")
 """Libraries that would log users' text, or noise, at the levels below a warning."""
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
