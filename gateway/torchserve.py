@@ -18,6 +18,7 @@ from typing import Any, Self
 import httpx
 
 from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout, WorkerDied
+from gateway.http_transport import AiohttpTransport
 from gateway.inference import ModelDescription, Worker
 from gateway.settings import Settings
 from gateway.torchserve_keys import TorchServeKey
@@ -79,12 +80,8 @@ class TorchServeInference:
         """Yield the inference that `settings` describe; close its connections after."""
         async with httpx.AsyncClient(
             timeout=httpx.Timeout(settings.request_timeout + 2 * LATENESS_SECONDS, connect=CONNECT_SECONDS),
-            transport=httpx.AsyncHTTPTransport(
-                limits=httpx.Limits(
-                    max_connections=MAX_CONNECTIONS,
-                    max_keepalive_connections=MAX_CONNECTIONS if settings.keep_connections else 0,
-                ),
-                socket_options=_signs_of_life(),
+            transport=AiohttpTransport(
+                max_connections=MAX_CONNECTIONS, keep=settings.keep_connections, socket_options=_signs_of_life()
             ),
             trust_env=False,  # a proxy for the world outside is none for the process next door
         ) as client:
