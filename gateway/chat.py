@@ -139,8 +139,10 @@ class Chat:
         parameters = {**bot.parameters, **question.parameters}
         if problems := parameter_problems(parameters):  # each part was right, together they may not be
             raise InvalidInput.of(problems)
-        # Counting the tokens of a long text takes a while; other requests go on meanwhile.
-        prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, turns)
+        if self.prompts.is_quick(bot, turns):
+            prompt = self.prompts.build(bot, turns)
+        else:  # counting the tokens of a long text takes a while; other requests go on meanwhile
+            prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, turns)
         request = GenerateRequest(
             prompt=prompt.text,
             request_id=question.request_id,

@@ -29,6 +29,10 @@ SEAM_TOKENS: Final = 16
 """By how much the tokens of a whole may differ from the sum of its parts'. Sums only rule out what cannot fit; what is
 sent is counted whole."""
 
+QUICK_MESSAGE: Final = 1000
+QUICK_CHARACTERS: Final = 8192
+"""A prompt of a message and a dialogue with knowledge as short as that is built in a millisecond or two."""
+
 MISSES: Final = 3
 """How many passages in a row may prove too long before the search for a shorter one ends."""
 
@@ -54,6 +58,10 @@ class PromptBuilder:
         """Wrap the counter."""
         cached = functools.lru_cache(COSTS_KEPT)(lambda text: self.count_tokens(text) - 1)
         object.__setattr__(self, "_cost", cached)
+
+    def is_quick(self, bot: Bot, turns: Sequence[str]) -> bool:
+        """Return whether `build` takes so little time that calling a thread for it would take more."""
+        return len(turns[-1]) <= QUICK_MESSAGE and len(bot.knowledge) + sum(map(len, turns)) <= QUICK_CHARACTERS
 
     def build(self, bot: Bot, turns: Sequence[str]) -> BuiltPrompt:
         """Return the prompt for the last of `turns`, with what was left out of it. Raises PromptTooLong."""

@@ -128,7 +128,7 @@ async def test_fitting_a_long_text_does_not_hold_up_other_requests() -> None:
         return count_words(text)
 
     chat = chat_over(EchoInference(), prompts=prompts(slow))
-    await chat.store.put(BotDraft(bot_id="bot", knowledge="One two three. " * 100))
+    await chat.store.put(BotDraft(bot_id="bot", knowledge="One two three. " * 1000))
     answering = asyncio.ensure_future(chat.answer(question("x")))
     turns = 0
     while not answering.done():
