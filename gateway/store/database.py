@@ -41,7 +41,7 @@ class Database(Protocol):
         ...
 
     async def write(self, work: Callable[[Connection], T], *, first: bool = False) -> T:
-        """Return what `work` returns when what it wrote is kept. Raises StoreUnavailable when others write for too long.
+        """Return what `work` returns when what it wrote is kept. Raises StoreUnavailable when its turn is late.
 
         With `first` no other process can write, or migrate, between what `work` reads and what it writes.
         """
