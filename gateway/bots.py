@@ -57,6 +57,18 @@ class Bot(BotDraft):
     """1 when created, one more with each change; no change is ever lost in between."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BotEntry:
+    """A bot without its knowledge, which may be a book: a list of bots is no library."""
+
+    bot_id: str
+    name: str
+    instruction: str | None
+    knowledge_characters: int
+    created_at: datetime
+    updated_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class BotRules:
     """Checks everything a bot is made of. Each method raises InvalidInput with one problem for each bad value."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from gateway.bots import Bot
+from gateway.bots import Bot, BotEntry
 from gateway.chat import Answer
 from gateway.conversations import by_turns
 from gateway.errors import InvalidInput
@@ -187,7 +187,7 @@ class ModelCard(BaseModel):
     owned_by: str = Field(default="godel-serve", examples=["godel-serve"])
 
     @classmethod
-    def of(cls, bot: Bot) -> "ModelCard":
+    def of(cls, bot: Bot | BotEntry) -> "ModelCard":
         """Return `bot` as a model."""
         return cls(id=bot.bot_id, created=int(bot.created_at.timestamp()))
 

@@ -8,7 +8,7 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from gateway.bots import BOT_ID, LIMITS, MAX_INSTRUCTION_CHARACTERS, MAX_LIMIT, MAX_NAME_CHARACTERS, Bot
+from gateway.bots import BOT_ID, LIMITS, MAX_INSTRUCTION_CHARACTERS, MAX_LIMIT, MAX_NAME_CHARACTERS, Bot, BotEntry
 from gateway.chat import Answer
 from gateway.conversations import Exchange, Session, by_turns
 from gateway.errors import InvalidInput
@@ -135,9 +135,9 @@ class BotSummary(Output):
     updated_at: datetime
 
     @classmethod
-    def of(cls, bot: Bot) -> Self:
-        """Return the summary of `bot`."""
-        return cls.model_validate(dataclasses.asdict(bot) | {"knowledge_characters": len(bot.knowledge)})
+    def of(cls, bot: BotEntry) -> Self:
+        """Return `bot` as a list shows it."""
+        return cls.model_validate(dataclasses.asdict(bot))
 
 
 class BotOutput(Output):

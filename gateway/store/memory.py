@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
-from gateway.bots import Bot, BotDraft
+from gateway.bots import Bot, BotDraft, BotEntry
 from gateway.conversations import Exchange, Session, new_session_id
 from gateway.deployments import Routing
 from gateway.errors import BotChanged, BotExists, BotNotFound, KeyNotFound, RoutingConflict, SessionNotFound
@@ -15,6 +15,17 @@ from gateway.store.port import BotPage, KeyPage, SessionPage
 def now() -> datetime:
     """Return the time in UTC."""
     return datetime.now(UTC)
+
+
+def _summary(bot: Bot) -> BotEntry:
+    return BotEntry(
+        bot_id=bot.bot_id,
+        name=bot.name,
+        instruction=bot.instruction,
+        knowledge_characters=len(bot.knowledge),
+        created_at=bot.created_at,
+        updated_at=bot.updated_at,
+    )
 
 
 class MemoryStore:
@@ -38,7 +49,7 @@ class MemoryStore:
         """Return up to `limit` bots whose names come after `after`, in order; of `only`, when that is given."""
         names = sorted(name for name in self._bots if name > after and (only is None or name in only))
         shown = names[:limit]
-        return BotPage([self._bots[name] for name in shown], shown[-1] if len(names) > limit else None)
+        return BotPage([_summary(self._bots[name]) for name in shown], shown[-1] if len(names) > limit else None)
 
     async def put(self, draft: BotDraft) -> Bot:
         """Create the bot, or replace all of it but its creation time."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from gateway.bots import Bot, BotDraft
+from gateway.bots import Bot, BotDraft, BotEntry
 from gateway.conversations import Exchange, Session
 from gateway.deployments import Routing
 from gateway.keys import Key
@@ -15,7 +15,7 @@ from gateway.keys import Key
 class BotPage:
     """Some bots in the order of their names."""
 
-    bots: Sequence[Bot]
+    bots: Sequence[BotEntry]
     next_after: str | None
     """Pass it as `after` for the next page; None on the last."""
 

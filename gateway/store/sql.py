@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Executable, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Executable, bindparam, delete, func, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
-from gateway.bots import Bot, BotDraft
+from gateway.bots import Bot, BotDraft, BotEntry
 from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.store.port import BotPage
 from gateway.store.schema import bots
@@ -23,6 +23,10 @@ from gateway.store.transactions import SqlDatabase
 _EVERYTHING = ("knowledge", "instruction", "parameters", "name", "limits", "updated_at")
 _KNOWLEDGE_ALONE = ("knowledge", "updated_at")
 
+_SUMMARY: Final = (
+    *(bots.c[name] for name in ("bot_id", "name", "instruction", "created_at", "updated_at")),
+    func.length(bots.c.knowledge).label("knowledge_characters"),
+)
 _BY_NAME: Final = select(bots).where(bots.c.bot_id == bindparam("name"))
 
 
@@ -38,11 +42,11 @@ class SqlBots(SqlDatabase):
 
     async def page(self, *, limit: int, after: str = "", only: Collection[str] | None = None) -> BotPage:
         """Return up to `limit` bots whose names come after `after`, in order; of `only`, when that is given."""
-        query = select(bots).where(bots.c.bot_id > after).order_by(bots.c.bot_id).limit(limit + 1)
+        query = select(*_SUMMARY).where(bots.c.bot_id > after).order_by(bots.c.bot_id).limit(limit + 1)
         if only is not None:
             query = query.where(bots.c.bot_id.in_(only))
         rows = await self._many_rows(query)
-        shown = [_bot(row) for row in rows[:limit]]
+        shown = [BotEntry(**row) for row in rows[:limit]]
         return BotPage(shown, shown[-1].bot_id if len(rows) > limit else None)
 
     async def put(self, draft: BotDraft) -> Bot:

@@ -127,6 +127,7 @@ async def test_a_chat_answers_from_the_knowledge_and_says_what_it_took(client: h
         "passages": [{"start": 0, "end": 12, "score": None}],
         "left_out": {"turns": 0, "knowledge_characters": 0, "message_characters": 0},
         "request_id": "mine",
+        "deployment": "default",
     }
 
 

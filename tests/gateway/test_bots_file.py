@@ -72,7 +72,8 @@ def file(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
 
 async def knowledge_in(settings: Settings) -> dict[str, str]:
     async with SqlStore.open(settings.database_url) as store:
-        return {bot.bot_id: bot.knowledge for bot in (await store.page(limit=99)).bots}
+        names = [bot.bot_id for bot in (await store.page(limit=99)).bots]
+        return {name: (await store.get(name)).knowledge for name in names}
 
 
 def bots(settings: Settings) -> dict[str, str]:

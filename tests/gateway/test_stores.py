@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
-from gateway.bots import BotDraft
+from gateway.bots import BotDraft, BotEntry
 from gateway.errors import BotChanged, BotExists, BotNotFound, Misconfigured, StoreUnavailable
 from gateway.store.database import migrate, open_database
 from gateway.store.memory import MemoryStore
@@ -161,6 +161,20 @@ async def test_pages_follow_each_other_without_gap_or_repetition(store: Store) -
             break
         after = page.next_after
     assert seen == names
+
+
+async def test_a_page_has_all_of_a_bot_but_what_it_knows(store: Store) -> None:
+    bot = await store.put(DRAFT)
+    assert (await store.page(limit=5)).bots == [
+        BotEntry(
+            bot_id="cricket",
+            name=bot.name,
+            instruction="grounded",
+            knowledge_characters=len(DRAFT.knowledge),
+            created_at=bot.created_at,
+            updated_at=bot.updated_at,
+        )
+    ]
 
 
 async def test_an_empty_store_has_one_empty_page(store: Store) -> None:
