@@ -176,7 +176,13 @@ async def _services(
         raise Misconfigured("there are keys in the store, but without GODEL_ADMIN_KEY nobody would be asked for one")
     readiness = Readiness(pool)
     stack.push_async_callback(readiness.close)
-    conversations = Conversations(store=store, idle=timedelta(hours=settings.session_idle_hours), clock=now)
+    conversations = Conversations(
+        store=store,
+        idle=timedelta(hours=settings.session_idle_hours),
+        clock=now,
+        max_sessions=settings.max_sessions,
+        max_exchanges=settings.max_exchanges,
+    )
     stop = asyncio.Event()
     stack.push_async_callback(_end, asyncio.ensure_future(conversations.sweep(stop)), stop)
     rollout = Rollout(store=store, pool=pool, open_model=open_model, count_tokens=count_tokens, prompt_budget=budget)

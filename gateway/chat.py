@@ -80,8 +80,8 @@ class Chat:
     async def answer(self, question: Question) -> Answer:
         """Return the bot's answer.
 
-        Raises InvalidInput, BotNotFound, SessionNotFound, PromptTooLong, RateLimited, QueueFull, BotQueueFull,
-        ContentRefused, StoreUnavailable or a ModelError; the session is then as it was.
+        Raises InvalidInput, BotNotFound, SessionNotFound, SessionFull, PromptTooLong, RateLimited, QueueFull,
+        BotQueueFull, ContentRefused, StoreUnavailable or a ModelError; the session is then as it was.
         """
         asked = await self._prepare(question, stream=False)
         async with self.admission.place(question.bot_id, asked.deadline):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import SessionFull, StoreUnavailable
 
 if TYPE_CHECKING:
     from gateway.store.port import SessionStore
@@ -71,6 +71,10 @@ class Conversations:
     store: "SessionStore"
     idle: timedelta
     clock: Callable[[], datetime]
+    max_sessions: int = 100_000
+    """Most of one bot; of several begun at the same moment a few may be more."""
+    max_exchanges: int = 10_000
+    """Most in one session; what is under way when it fills up is kept still, so that no answer is lost."""
     uptime: Callable[[], float] = uptime
 
     @property
@@ -78,9 +82,15 @@ class Conversations:
         """Sessions that were quiet since then are over."""
         return self.clock() - self.idle
 
+    async def begin(self, bot_id: str) -> Session:
+        """Begin a session. Raises BotNotFound, TooManySessions or StoreUnavailable."""
+        return await self.store.create_session(bot_id, most=self.max_sessions)
+
     async def turns(self, bot_id: str, session_id: str) -> list[str]:
-        """Return what was said last, by turns. Raises SessionNotFound or StoreUnavailable."""
+        """Return what was said last, by turns. Raises SessionNotFound, SessionFull or StoreUnavailable."""
         recent = await self.store.recent_exchanges(bot_id, session_id, limit=RECENT_EXCHANGES, since=self.since)
+        if recent and recent[-1].number >= self.max_exchanges:
+            raise SessionFull(f"{self.max_exchanges} messages were answered in this session; begin another one")
         return [turn for exchange in recent for turn in (exchange.message, exchange.response)]
 
     async def remember(self, bot_id: str, session_id: str, message: str, response: str) -> None:

@@ -11,6 +11,8 @@
     ├── BotExists            something would overwrite it
     ├── BotChanged           somebody else changed it meanwhile
     ├── SessionNotFound
+    ├── SessionFull          as much was said in it as may be
+    ├── TooManySessions      the bot has as many as it may
     ├── Unauthenticated      no key, or none that is valid
     ├── Forbidden            the key is for other things or other bots
     ├── ForeignOrigin        no key is asked for, but the request comes from elsewhere
@@ -115,6 +117,19 @@ class SessionNotFound(GatewayError):
 
     def __init__(self, bot_id: str) -> None:
         super().__init__(f"there is no such session; begin one with POST /v1/bots/{bot_id}/sessions")
+
+
+class SessionFull(GatewayError):
+    """As much was said in the session as may be."""
+
+
+class TooManySessions(GatewayError):
+    """The bot has as many sessions as it may."""
+
+    def __init__(self, bot_id: str, most: int) -> None:
+        super().__init__(
+            f"the bot {bot_id} has {most} sessions, as many as it may; delete some, or wait until old ones end"
+        )
 
 
 class Unauthenticated(GatewayError):
@@ -250,6 +265,8 @@ STATUSES: Final[dict[type[GatewayError], int]] = {
     BotExists: 409,
     BotChanged: 412,
     SessionNotFound: 404,
+    SessionFull: 409,
+    TooManySessions: 409,
     Unauthenticated: 401,
     Forbidden: 403,
     ForeignOrigin: 403,

@@ -135,7 +135,8 @@ _MEANINGS = {
     401: "No key was sent, or none that is valid.",
     403: "The key is for other things, or for other bots.",
     404: "There is no such bot, session, key or deployment.",
-    409: "There is a bot of that name already; no keys are asked for, so none are made; or the shares of deployments"
+    409: "There is a bot of that name already; it has as many sessions, or the session as many messages, as there may"
+    " be; no keys are asked for, so none are made; or the shares of deployments"
     " cannot be changed so, as they are now.",
     412: "The bot is not, or no longer, as the condition says.",
     413: "The body is larger than any that is taken.",

@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     session_idle_hours: float = Field(default=720, gt=0, le=87_600)
     """Hours without a word after which a session is forgotten: 30 days."""
 
+    max_sessions: int = Field(default=100_000, ge=1, le=MAX_LIMIT)
+    """Most sessions of one bot at a time: nobody fills the database by beginning conversations."""
+
+    max_exchanges: int = Field(default=10_000, ge=1, le=MAX_LIMIT)
+    """Most messages answered in one session."""
+
     requests_per_minute: int | None = Field(default=None, ge=1, le=MAX_LIMIT)
     """How many questions a key may ask, unless it has a limit of its own. Bots have theirs beside it."""
 

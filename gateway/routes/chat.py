@@ -38,7 +38,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
     summary="Talk to a bot",
     description="Answers from the bot's knowledge. Without `session_id` it has no memory; `messages` may bring one.",
     response_model=ChatOutput,
-    responses=STREAMED | declared(400, 404, 413, 422, 429, 502, 503, 504),
+    responses=STREAMED | declared(400, 404, 409, 413, 422, 429, 502, 503, 504),
 )
 async def chat(
     bot_id: BotId,

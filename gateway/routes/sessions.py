@@ -16,9 +16,9 @@ SessionId = Annotated[str, Path(max_length=64, description="The session's id, a 
 Limit = Annotated[int, Query(ge=1, le=200, description="How many a page holds.")]
 
 
-@router.post("", summary="Begin a session", status_code=201, responses=declared(404, 422, 503))
+@router.post("", summary="Begin a session", status_code=201, responses=declared(404, 409, 422, 503))
 async def create_session(bot_id: BotId, response: Response, services: ServicesOf) -> SessionOutput:
-    session = await services.store.create_session(check_bot_id(bot_id))
+    session = await services.conversations.begin(check_bot_id(bot_id))
     response.headers["Location"] = f"/v1/bots/{bot_id}/sessions/{session.session_id}"
     return SessionOutput.of(session)
 

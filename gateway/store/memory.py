@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from gateway.bots import Bot, BotDraft, BotEntry
 from gateway.conversations import Exchange, Session, new_session_id
 from gateway.deployments import Routing
-from gateway.errors import BotChanged, BotExists, BotNotFound, KeyNotFound, RoutingConflict, SessionNotFound
+from gateway.errors import (
+    BotChanged,
+    BotExists,
+    BotNotFound,
+    KeyNotFound,
+    RoutingConflict,
+    SessionNotFound,
+    TooManySessions,
+)
 from gateway.keys import Key
 from gateway.store.port import BotPage, KeyPage, SessionPage
 
@@ -111,9 +119,11 @@ class MemoryStore:
         if self._bots.get(seen.bot_id) != seen:
             raise BotChanged(seen.bot_id)
 
-    async def create_session(self, bot_id: str) -> Session:
-        """Begin a session. Raises BotNotFound."""
+    async def create_session(self, bot_id: str, *, most: int | None = None) -> Session:
+        """Begin a session. Raises BotNotFound; TooManySessions when the bot has `most` already."""
         await self.get(bot_id)
+        if most is not None and sum(session.bot_id == bot_id for session in self._sessions.values()) >= most:
+            raise TooManySessions(bot_id, most)
         moment = self._clock()
         session = Session(
             session_id=new_session_id(moment), bot_id=bot_id, created_at=moment, updated_at=moment, exchanges=0

@@ -83,8 +83,8 @@ class BotStore(Protocol):
 class SessionStore(Protocol):
     """Keeps sessions, under the same promises. One that was quiet since the moment `since` is over: not found."""
 
-    async def create_session(self, bot_id: str) -> Session:
-        """Begin a session. Raises BotNotFound."""
+    async def create_session(self, bot_id: str, *, most: int | None = None) -> Session:
+        """Begin a session. Raises BotNotFound; TooManySessions when the bot has `most` already."""
         ...
 
     async def get_session(self, bot_id: str, session_id: str, *, since: datetime) -> Session:

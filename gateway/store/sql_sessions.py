@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from gateway.conversations import Exchange, Session, new_session_id
-from gateway.errors import BotNotFound, SessionNotFound
+from gateway.errors import BotNotFound, SessionNotFound, TooManySessions
 from gateway.store.port import SessionPage
 from gateway.store.schema import exchanges, sessions
 from gateway.store.transactions import SqlDatabase
@@ -31,6 +31,8 @@ _RECENT: Final = (
     .limit(bindparam("most"))
 )
 
+_HOW_MANY: Final = select(func.count()).where(sessions.c.bot_id == bindparam("bot"))
+
 # The update comes first: it locks the session's row, so that numbers follow each other without a gap.
 _COUNT: Final = (
     update(sessions)
@@ -44,8 +46,8 @@ _SAY: Final = insert(exchanges)
 class SqlSessions(SqlDatabase):
     """A `SessionStore`."""
 
-    async def create_session(self, bot_id: str) -> Session:
-        """Begin a session. Raises BotNotFound."""
+    async def create_session(self, bot_id: str, *, most: int | None = None) -> Session:
+        """Begin a session. Raises BotNotFound; TooManySessions when the bot has `most` already."""
         moment = self._clock()
         session = Session(
             session_id=new_session_id(moment), bot_id=bot_id, created_at=moment, updated_at=moment, exchanges=0
@@ -53,8 +55,14 @@ class SqlSessions(SqlDatabase):
         statement = insert(sessions).values(
             session_id=session.session_id, bot_id=bot_id, created_at=moment, updated_at=moment, exchanges=0
         )
+
+        def create(connection: Connection) -> None:
+            if most is not None and connection.execute(_HOW_MANY, {"bot": bot_id}).scalar_one() >= most:
+                raise TooManySessions(bot_id, most)
+            connection.execute(statement)
+
         try:
-            await self._write(lambda connection: connection.execute(statement))
+            await self._write(create)
         except IntegrityError as error:  # the only key that can fail is the bot's
             raise BotNotFound(bot_id) from error
         return session

@@ -146,6 +146,7 @@ async def limited(settings: Settings, model: EchoInference) -> AsyncIterator[htt
 ADDRESSES: dict[str, tuple[str, str, Any]] = {
     "own": ("POST", "/v1/bots/cricket/chat", {"message": "x"}),
     "own streamed": ("POST", "/v1/bots/cricket/chat", {"message": "x", "stream": True}),
+    "in a session": ("POST", "/v1/bots/cricket/chat", {"message": "x", "session_id": "a session"}),
     "openai": ("POST", "/v1/chat/completions", {"model": "cricket", "messages": [{"role": "user", "content": "x"}]}),
     "short": ("GET", "/cricket/chat/x", None),
 }
@@ -154,6 +155,8 @@ ADDRESSES: dict[str, tuple[str, str, Any]] = {
 @pytest.mark.parametrize("address", ADDRESSES)
 async def test_every_way_to_ask_counts_and_says_how_the_limit_stands(limited: httpx.AsyncClient, address: str) -> None:
     method, path, body = ADDRESSES[address]
+    if address == "in a session":
+        body = body | {"session_id": (await limited.post("/v1/bots/cricket/sessions")).json()["session_id"]}
     remaining = []
     for _ in range(2):
         response = await limited.request(method, path, json=body)

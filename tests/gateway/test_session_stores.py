@@ -9,7 +9,7 @@ import pytest
 
 from gateway.bots import BotDraft
 from gateway.conversations import Session
-from gateway.errors import BotNotFound, SessionNotFound
+from gateway.errors import BotNotFound, SessionNotFound, TooManySessions
 from gateway.store.database import migrate, open_database
 from gateway.store.memory import MemoryStore
 from gateway.store.port import Store
@@ -94,6 +94,14 @@ async def test_a_session_of_another_bot_is_not_found(store: Store) -> None:
 async def test_a_bot_that_is_not_there_has_no_sessions(store: Store) -> None:
     with pytest.raises(BotNotFound):
         await store.create_session("nobody")
+
+
+async def test_a_bot_with_the_most_sessions_gets_no_other(store: Store) -> None:
+    for _ in range(2):
+        await store.create_session("cricket", most=2)
+    with pytest.raises(TooManySessions, match="cricket has 2"):
+        await store.create_session("cricket", most=2)
+    await store.create_session("chess", most=2)
 
 
 async def test_pages_of_sessions_go_from_new_to_old(store: Store) -> None:

@@ -7,10 +7,13 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from gateway.app import create_app
 from gateway.conversations import Conversations
 from gateway.errors import ModelDown, StoreUnavailable
 from gateway.inference import EchoInference
+from gateway.settings import Settings
 from gateway.store.memory import MemoryStore, now
+from tests.gateway.conftest import count_words
 from tests.gateway.events import parse
 
 pytestmark = pytest.mark.anyio
@@ -147,6 +150,31 @@ async def test_turns_are_read_by_pages(client: httpx.AsyncClient, session: str) 
 @pytest.mark.parametrize("path", ["/v1/bots/nobody/sessions", "/v1/bots/nobody/sessions/x"])
 async def test_a_bot_that_is_not_there_has_no_sessions(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 404
+
+
+async def test_a_bot_has_no_more_sessions_and_a_session_no_more_messages_than_allowed(
+    settings: Settings, model: EchoInference
+) -> None:
+    few = settings.model_copy(update={"max_sessions": 2, "max_exchanges": 3})
+    app = create_app(few, store=MemoryStore(), inference=model, count_tokens=count_words)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
+    ):
+        for bot in (BOT, "/v1/bots/chess"):
+            await client.put(bot, json={"knowledge": "k"})
+        first = (await client.post(f"{BOT}/sessions")).json()["session_id"]
+        assert (await client.post(f"{BOT}/sessions")).status_code == 201
+        refused = await client.post(f"{BOT}/sessions")
+        assert (refused.status_code, refused.json()["type"]) == (409, "urn:godel-serve:too-many-sessions")
+        assert (await client.post("/v1/bots/chess/sessions")).status_code == 201
+
+        said = {"message": "x", "session_id": first}
+        assert [(await client.post(f"{BOT}/chat", json=said)).status_code for _ in range(4)] == [200, 200, 200, 409]
+        assert len(model.requests) == 3, "what is refused does not ask the model"
+        assert len(await turns(client, first)) == 3
+        await client.delete(f"{BOT}/sessions/{first}")
+        assert (await client.post(f"{BOT}/sessions")).status_code == 201
 
 
 async def test_the_sweeper_goes_on_after_a_failure_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
