@@ -1,8 +1,9 @@
 """A question to a bot becomes a prompt, the prompt an answer: whole, or in parts as it is made."""
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from gateway.keys import Caller
 from gateway.limits import RateLimits, Standing
 from gateway.moderation import Moderator
 from gateway.prompting import BuiltPrompt, PromptBuilder
+from gateway.stop_sequences import StopSequences
 from gateway.store.port import BotStore
 from handler.contract.generation import GenerationParameters
 from handler.contract.wire import GenerateReply, GenerateRequest
@@ -39,6 +41,8 @@ class Question:
     """What the bot knows for this answer; None is what it knows anyway."""
     session_id: str | None = None
     """The session that goes on with this; what was said in it comes before `turns`."""
+    stop: Sequence[str] = ()
+    """The answer ends before the first of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class Chat:
         BotQueueFull, ContentRefused, StoreUnavailable or a ModelError; the session is then as it was.
         """
         asked = await self._prepare(question, stream=False)
-        async with self.admission.place(question.bot_id, asked.deadline):
+        async with self.admission.place(question.bot_id, asked.deadline), self._counted(question, asked, []):
             reply = await self.inference.generate(asked.request)
         return await self._conclude(question, asked, reply)
 
@@ -94,25 +98,45 @@ class Chat:
         With a moderator the parts are one, sent when it has been checked.
         """
         asked = await self._prepare(question, stream=True)
+        end, said = StopSequences(question.stop), list[str]()
         async with (
             self.admission.place(question.bot_id, asked.deadline),
+            self._counted(question, asked, said),
             aclosing(self.inference.stream(asked.request)) as parts,
         ):
+            answer: Answer | None = None
             async for part in parts:
                 if isinstance(part, str):
-                    if self.moderator is None:
-                        yield part
-                    continue
-                answer = await self._conclude(question, asked, part)
-                if self.moderator is not None and answer.reply.text:
-                    yield answer.reply.text
-                yield answer
+                    said.append(part)
+                    text = end.pass_on(part)
+                else:
+                    text, answer = end.rest(), await self._conclude(question, asked, part)
+                if self.moderator is not None:
+                    text = answer.reply.text if answer else ""
+                if text:
+                    yield text
+                if answer:
+                    yield answer
+
+    @asynccontextmanager
+    async def _counted(self, question: Question, asked: "_Asked", said: Sequence[str]) -> AsyncIterator[None]:
+        """Count the tokens of a question, and of what was `said`, when its client leaves before the answer is whole."""
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            tokens = asked.prompt.tokens + (self.prompts.count_tokens("".join(said)) if said else 0)
+            await self.limits.spend(question.caller, asked.bot, tokens)
+            raise
 
     async def _conclude(self, question: Question, asked: "_Asked", reply: GenerateReply) -> Answer:
         """Return the answer when `reply` is one: counted, checked, and remembered in the question's session."""
         await self.limits.spend(question.caller, asked.bot, reply.prompt_tokens + reply.completion_tokens)
         if reply.finish_reason == "deadline" and not reply.text:
             raise ModelTimeout("the deadline passed before the model had a word of its answer")
+        end = StopSequences(question.stop)
+        text = end.pass_on(reply.text) + end.rest()
+        if end.found:
+            reply = replace(reply, text=text, finish_reason="stop")
         if self.moderator is not None:
             reply = replace(reply, text=await self.moderator.check_answer(question.bot_id, reply.text))
         if question.session_id is not None:

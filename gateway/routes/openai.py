@@ -80,6 +80,7 @@ async def create_chat_completion(
         caller=caller,
         limited=limited,
         knowledge=asked.knowledge,
+        stop=asked.stops,
     )
     created = int(services.chat.clock())
     try:

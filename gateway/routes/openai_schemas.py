@@ -13,7 +13,6 @@ from handler.contract.wire import FinishReason
 
 _WITHOUT_EFFECT: Final[dict[str, tuple[JsonValue, ...]]] = {
     "n": (1,),
-    "stop": ([],),
     "logprobs": (False,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -27,6 +26,9 @@ _WITHOUT_EFFECT: Final[dict[str, tuple[JsonValue, ...]]] = {
     "store": (False,),
 }
 """What clients send though they want nothing of it. Null is as good as absent for all of them."""
+
+MAX_STOPS: Final = 4
+MAX_STOP_CHARACTERS: Final = 256
 
 _IGNORED: Final = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
 """Notes to the provider that change no answer."""
@@ -80,6 +82,8 @@ class CompletionInput(_Lenient):
     """0 takes the likeliest token each time; more samples."""
     top_p: float | None = None
     seed: int | None = None
+    stop: str | list[str] | None = Field(default=None, examples=[None])
+    """Up to four texts; the answer ends before the first of them."""
 
     def check(self) -> None:
         """Raise InvalidInput naming every field that would have to change the answer but cannot."""
@@ -90,6 +94,8 @@ class CompletionInput(_Lenient):
         }
         if self.messages[-1].role != "user":
             problems["messages"] = "must end with a message of the user"
+        if len(self.stops) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_CHARACTERS for text in self.stops):
+            problems["stop"] = f"must be up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters"
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             problems["max_tokens"] = "is the older name of max_completion_tokens; give one of them"
         if problems:
@@ -100,6 +106,11 @@ class CompletionInput(_Lenient):
         """The dialogue by turns."""
         spoken = [message for message in self.messages if message.role not in ("system", "developer")]
         return by_turns([(message.role, message.text) for message in spoken])
+
+    @property
+    def stops(self) -> list[str]:
+        """The texts before which the answer ends."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def knowledge(self) -> str | None:

@@ -135,3 +135,24 @@ async def test_fitting_a_long_text_does_not_hold_up_other_requests() -> None:
         await asyncio.sleep(0)
         turns += 1
     assert turns > 5  # the loop went round while tokens were counted
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_before_the_answer_is_whole_has_spent_its_tokens_all_the_same(stream: bool) -> None:
+    model = EchoInference(answer=lambda _: "one two three", gate=None if stream else asyncio.Event())
+    async with RateLimits.open(None, {}) as limits:
+        chat = chat_over(model, limits=limits, admission=Admission(8, 8))
+        bot = await chat.store.put(BotDraft(bot_id="bot", limits={"tokens_per_minute": 1000}))
+        if stream:
+            parts = chat.stream(question("x"))
+            assert await anext(parts) == "one "
+            await parts.aclose()
+        else:
+            asking = asyncio.ensure_future(chat.answer(question("x")))
+            await model.asked.wait()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        standing = await limits.admit(LOCAL, bot)
+    assert standing is not None
+    spent = count_words(model.requests[-1].prompt) + (count_words("one ") if stream else 0)
+    assert standing.remaining == 1000 - spent

@@ -68,6 +68,21 @@ def test_usage_is_sent_only_when_it_is_wanted(client: openai.OpenAI) -> None:
     assert all(chunk.choices and chunk.usage is None for chunk in ask(client, stream=True))
 
 
+@pytest.mark.parametrize("stop", ["at night", [".", " at night"], ["t night"]])
+def test_an_answer_ends_before_a_stop_sequence_streamed_or_not(
+    client: openai.OpenAI, model: EchoInference, stop: str | list[str]
+) -> None:
+    model.answer = lambda _: "Open at noon, closed at night. Not at all."
+    whole = ask(client, stop=stop)
+    chunks = ask(client, stop=stop, stream=True, stream_options={"include_usage": True})
+    content = [chunk for chunk in chunks if chunk.choices]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in content)
+    assert text == whole.choices[0].message.content
+    assert text.rstrip(" a") == "Open at noon, closed"
+    assert {whole.choices[0].finish_reason, content[-1].choices[0].finish_reason} == {"stop"}
+    assert whole.usage.completion_tokens == 9, "what the model made counts"
+
+
 def test_the_dialogue_and_a_system_message_reach_the_prompt(client: openai.OpenAI, model: EchoInference) -> None:
     ask(
         client,
@@ -100,7 +115,8 @@ def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
     ("options", "param"),
     [
         ({"n": 2}, "n"),
-        ({"stop": ["."]}, "stop"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": ""}, "stop"),
         ({"logprobs": True}, "logprobs"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
