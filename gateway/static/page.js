@@ -48,8 +48,12 @@ async function attempt(work) {
 
 // Bots
 
+let loading = 0;
+
 async function loadBots(chosen) {
+  const mine = ++loading;
   const bots = await api.listBots();
+  if (mine !== loading) return; // a later call knows more
   $("bot").replaceChildren(...bots.map((bot) => new Option(bot.name || bot.bot_id, bot.bot_id)));
   const ids = bots.map((bot) => bot.bot_id);
   const wanted = [chosen, memory.load().last, ids[0]].find((id) => ids.includes(id));
@@ -118,10 +122,11 @@ function listConversations() {
   $("conversations").replaceChildren(...items);
 }
 
-function dropConversation(id) {
-  memory.changeBot(state.bot, (bot) => {
-    bot.conversations = (bot.conversations ?? []).filter((one) => one.id !== id);
+function dropConversation(bot, id) {
+  memory.changeBot(bot, (own) => {
+    own.conversations = (own.conversations ?? []).filter((one) => one.id !== id);
   });
+  if (bot !== state.bot) return;
   if (state.session === id) newConversation();
   else listConversations();
 }
@@ -129,8 +134,10 @@ function dropConversation(id) {
 async function openConversation(id) {
   state.answering?.abort();
   showSide(false);
+  const bot = state.bot;
   try {
-    const turns = await api.readTurns(state.bot, id);
+    const turns = await api.readTurns(bot, id);
+    if (bot !== state.bot) return;
     state.session = id;
     $("turns").replaceChildren();
     for (const turn of turns) {
@@ -139,18 +146,19 @@ async function openConversation(id) {
     }
     listConversations();
   } catch (error) {
-    if (error.status === 404) dropConversation(id);
+    if (error.status === 404) dropConversation(bot, id);
     throw error;
   }
 }
 
 async function forgetConversation(id) {
+  const bot = state.bot;
   try {
-    await api.forgetSession(state.bot, id);
+    await api.forgetSession(bot, id);
   } catch (error) {
     if (error.status !== 404) throw error; // over already
   }
-  dropConversation(id);
+  dropConversation(bot, id);
 }
 
 function addTurn(who, text) {
@@ -172,6 +180,7 @@ function addTurn(who, text) {
 
 async function ask(message) {
   const bot = state.bot;
+  let session = state.session;
   const stopping = new AbortController();
   state.answering = stopping;
   busy(true);
@@ -180,9 +189,10 @@ async function ask(message) {
   item.setAttribute("aria-busy", "true");
   const words = item.querySelector("p");
   try {
-    if (state.session === null) {
+    if (session === null) {
       const { session_id: id } = await api.beginSession(bot);
-      state.session = id;
+      stopping.signal.throwIfAborted(); // meanwhile another bot or conversation may have been chosen
+      state.session = session = id;
       memory.changeBot(bot, (own) => {
         own.conversations = [{ id, title: message.slice(0, 80) }, ...(own.conversations ?? [])].slice(0, 100);
       });
@@ -190,7 +200,7 @@ async function ask(message) {
     }
     const answer = await api.chat(
       bot,
-      { message, session_id: state.session, parameters: memory.ofBot(bot).parameters ?? {} },
+      { message, session_id: session, parameters: memory.ofBot(bot).parameters ?? {} },
       {
         signal: stopping.signal,
         onPart(text) {
@@ -204,7 +214,7 @@ async function ask(message) {
   } catch (error) {
     if (error.name === "AbortError") words.textContent += " (stopped; not remembered)";
     else if (!words.textContent) item.remove();
-    if (error.status === 404 && state.session !== null) dropConversation(state.session);
+    if (error.status === 404 && session !== null) dropConversation(bot, session);
     if (error.name !== "AbortError" && !$("message").value) $("message").value = message;
     throw error;
   } finally {

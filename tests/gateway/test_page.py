@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 from pydantic import SecretStr
 
 from gateway.app import create_app
@@ -165,6 +165,26 @@ def test_conversations_come_back_after_a_reload_and_nobody_else_sees_them(visit:
     assert other.locator("#conversations li").count() == 0
     page.get_by_role("button", name=re.compile("Forget .first words")).click()
     expect(page.locator("#conversations li")).to_have_count(1)
+
+
+def test_a_bot_chosen_while_a_conversation_begins_does_not_get_it(visit: Visit) -> None:
+    page = visit()
+    make_bot(page, "chess")
+    make_bot(page, "cricket")
+    held: list[Route] = []
+    page.route("**/v1/bots/cricket/sessions", lambda route: held.append(route))
+    say(page, "How many?")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.get_by_label("Bot", exact=True).select_option("chess")
+    while not held:
+        page.wait_for_timeout(10)
+    with page.expect_response("**/v1/bots/cricket/sessions"):
+        held[0].continue_()
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    say(page, "Who moves first?")
+    expect(page.locator("#turns footer")).to_have_count(1)
+    assert log(page) == ["Who moves first?", ANSWER]
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_what_goes_wrong_is_told_and_the_message_is_not_lost(visit: Visit, model: EchoInference) -> None:
