@@ -4,6 +4,7 @@ A key is `godel_<id>_<secret>`. The id is no secret: it finds the key and stands
 bits, of which only the SHA-256 is kept: a slow hash protects what people invent, this nobody can guess.
 """
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -15,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from gateway.bots import MAX_NAME_CHARACTERS, bot_id_problem, limit_problems, text_problem
-from gateway.errors import Forbidden, InvalidInput, KeyNotFound, KeysOff, Unauthenticated
+from gateway.errors import Forbidden, InvalidInput, KeyNotFound, KeysOff, StoreUnavailable, Unauthenticated
 
 if TYPE_CHECKING:
     from gateway.store.port import KeyStore
@@ -91,6 +92,8 @@ class Keys:
     def __init__(self, store: "KeyStore", admin_key: str | None, clock: Callable[[], datetime]) -> None:
         self._store, self._clock = store, clock
         self._admin = None if admin_key is None else _digest(admin_key)
+        self._tried: dict[str, datetime] = {}
+        """When the use of a key was noted, or could not be."""
 
     @property
     def required(self) -> bool:
@@ -118,9 +121,18 @@ class Keys:
         ):
             raise Unauthenticated("this key is not, or no longer, valid")
         if key.last_used_at is None or moment - key.last_used_at > TOUCH:
-            await self._store.touch_key(key.key_id, moment)
+            await self._touch(key, moment)
         bots = None if key.bots is None else frozenset(key.bots)
         return Caller(key_id=key.key_id, scope=key.scope, bots=bots, limits=key.limits)
+
+    async def _touch(self, key: Key, moment: datetime) -> None:
+        """Note that the key was used. A question only reads, so it is answered also where nothing can be written."""
+        tried = self._tried.get(key.key_id)
+        if tried is not None and moment - tried <= TOUCH:
+            return
+        self._tried[key.key_id] = moment
+        with contextlib.suppress(StoreUnavailable):  # which the store has logged
+            await self._store.touch_key(key.key_id, moment)
 
     async def issue(
         self,

@@ -14,7 +14,7 @@ from pydantic import SecretStr, ValidationError
 from gateway import app as composition
 from gateway.access import NEEDS, Need
 from gateway.app import create_app
-from gateway.errors import Misconfigured
+from gateway.errors import Misconfigured, StoreUnavailable
 from gateway.inference import EchoInference
 from gateway.keys import ADMIN, Keys, Scope
 from gateway.settings import Settings
@@ -214,6 +214,21 @@ async def test_use_is_noted_now_and_then(guarded: httpx.AsyncClient, store: Memo
     first = (await store.get_key(made["key_id"])).last_used_at
     await guarded.get("/v1/models", headers=bearer(made["token"]))
     assert (await store.get_key(made["key_id"])).last_used_at == first is not None
+
+
+async def test_a_store_that_cannot_be_written_keeps_nobody_out(
+    guarded: httpx.AsyncClient, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, tried = await make(guarded, scope="chat"), []
+
+    async def locked(*arguments: object) -> None:
+        tried.append(arguments)
+        raise StoreUnavailable("the database is locked")
+
+    monkeypatch.setattr(store, "touch_key", locked)
+    for _ in range(3):
+        assert (await guarded.get("/v1/models", headers=bearer(made["token"]))).status_code == 200
+    assert len(tried) == 1, "each try may wait for a lock"
 
 
 @pytest.mark.parametrize(
