@@ -26,6 +26,8 @@ class GatewayClient:
 
     def __init__(self, url: str, key: str | None, transport: httpx.BaseTransport | None = None) -> None:
         self._url = url
+        if key and not (key.isascii() and key.isprintable()):  # the errors of libraries would show it
+            raise CallFailed("the key (GODEL_API_KEY) holds characters that no key has")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         try:

@@ -8,19 +8,29 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from gateway.client import CallFailed, GatewayClient
 from gateway.deploy_commands import add_deploy
 from gateway.keys import SCOPES
+from gateway.loopback import is_loopback
 from gateway.terminal import add_command, harmless, table
 from handler.contract.prompt import INSTRUCTIONS
 
 URL: Final = "http://127.0.0.1:8000"
 
+HERE: Final = frozenset({"import", "backup", "restore"})
+"""Commands that open the database themselves."""
+
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Run a command; return the exit status. What goes wrong is one line on standard error."""
     command = _parser().parse_args(arguments)
+    url = command.url or environment.get("GODEL_URL", URL)
+    if command.group in HERE and not _is_here(url):
+        why = f"{command.group} works on the database of the machine it runs on, not over {url}"
+        print(f"godel: {harmless(why)}: run it there, without GODEL_URL", file=sys.stderr)
+        return 1
     if command.group == "import":
         from gateway.__main__ import main as gateway
 
@@ -31,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         return gateway([command.group, str(command.file)])
     key = environment.get("GODEL_API_KEY") or environment.get("GODEL_ADMIN_KEY")
     try:
-        with GatewayClient(command.url or environment.get("GODEL_URL", URL), key) as client:
+        with GatewayClient(url, key) as client:
             command.run(client, command)
             sys.stdout.flush()
     except CallFailed as failure:
@@ -44,6 +54,13 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def _is_here(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:  # no address at all
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -156,3 +156,63 @@ def test_bots_of_the_old_kind_are_imported_into_the_database(tmp_path: Path) -> 
     command = [sys.executable, "-m", "gateway.command_line", "import", str(file)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "imported 1 bots: 1 new, 0 replaced\n"), done.stderr
+
+
+@pytest.mark.parametrize("command", ["import", "backup", "restore"])
+def test_what_works_on_the_database_here_is_not_done_for_a_gateway_elsewhere(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    godel = Godel(capsys, "https://bots.example.org")
+    godel(command, str(tmp_path / "file"), status=1)
+    assert "https://bots.example.org" in godel.errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Godel(capsys, address)("bots", "create", "long", "--knowledge", "word " * 100_000)
+    command = [sys.executable, "-m", "gateway.command_line", "--url", address, "bots", "show", "long"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(5) == b'{\n  "'
+        process.stdout.close()
+        assert process.wait(30) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("key", ["geheim-\N{LATIN SMALL LETTER U WITH DIAERESIS}", "secret\nX-Other: 1"])
+def test_a_key_that_cannot_be_one_is_not_repeated(guarded: str, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    godel = Godel(capsys, guarded, GODEL_API_KEY=key)
+    godel("bots", "list", status=1)
+    assert godel.errors == "godel: the key (GODEL_API_KEY) holds characters that no key has\n"
+
+
+def test_no_key_or_a_wrong_one_is_told_with_what_to_do(guarded: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for environment in ({}, {"GODEL_API_KEY": "wrong"}):
+        godel = Godel(capsys, guarded, **environment)
+        godel("bots", "list", status=1)
+        assert "GODEL_API_KEY" in godel.errors
+        assert godel.errors.count("\n") == 1
+
+
+def test_a_command_that_cannot_be_done_is_one_line(godel: Godel, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    godel("bots", "create", "go")
+    for arguments, named in {
+        ("bots", "create", "go"): "already there",
+        ("bots", "create", "../x"): "bot_id",
+        ("bots", "create", "new", "--set", "warmth=1"): "warmth",
+        ("bots", "show", "nobody"): "nobody",
+        ("bots", "delete", "nobody"): "nobody",
+        ("bots", "teach", "nobody", str(tmp_path / "nosuch.txt")): "nosuch.txt",
+        ("bots", "teach", "go", str(picture)): ".txt, .md, .html or .pdf",
+        ("bots", "teach", "go", str(tmp_path)): str(tmp_path),
+        ("chat", "nobody", "x"): "nobody",
+        ("chat", "go", " "): "blank",
+        ("keys", "create", "--scope", "chat"): "GODEL_ADMIN_KEY",
+        ("keys", "create", "--scope", "chat", "--days", "1e30"): "1e+30 days",
+    }.items():
+        godel(*arguments, status=1)
+        assert named in godel.errors, arguments
+        assert godel.errors.count("\n") == 1, godel.errors
