@@ -60,7 +60,7 @@ class GatewayProcess:
     def wait_for(self, pattern: str) -> str:
         """Return the first group (or all) of the first match in the log, once it is there."""
         with self._changed:
-            found = self._changed.wait_for(lambda: re.search(pattern, "".join(self._lines)) or self._ended, timeout=20)
+            found = self._changed.wait_for(lambda: re.search(pattern, "".join(self._lines)) or self._ended, timeout=60)
         if not isinstance(found, re.Match):
             raise AssertionError(f"{pattern!r} is not in the log:\n{self.log}")
         return str(found.group(1) if found.re.groups else found.group())
