@@ -36,7 +36,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 request.method,
                 str(request.url),
                 data=await request.aread() or None,
-                headers=request.headers.multi_items(),
+                headers=[item for item in request.headers.multi_items() if item[0] != "connection"],  # aiohttp's to say
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=timeout.get("connect"), sock_read=timeout.get("read")),
             )
