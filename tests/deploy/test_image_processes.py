@@ -1,5 +1,6 @@
 """The images' processes as a container runs them: read-only root, an account without a name, the lock's packages."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.served_archive import read_archive
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import render
 from handler.contract.wire import GenerateRequest, decode_reply
@@ -142,6 +144,27 @@ def test_a_model_that_is_missing_ends_the_container_with_the_reason(
     with container(command, **torchserve_options, writable={"/run/godel": tmp_path}) as running:
         assert running.wait() == 1
     assert "/models/other.mar does not exist" in running.log.splitlines()[-1]
+
+
+def test_the_archive_is_made_of_what_its_stage_copies(torchserve_options: Options, tmp_path: Path) -> None:
+    root, models, scratch = (tmp_path / name for name in ("root", "models", "scratch"))
+    for folder in (root, models, scratch):
+        folder.mkdir()
+    image = dataclasses.replace(IMAGES["archive"], user=IMAGES["torchserve"].user)
+    lay_out(image, root)
+    readable(tmp_path)
+    options = torchserve_options | {"image": image, "root": root, "read_only": {}}
+    options["writable"] = {"/models": models, "/tmp": scratch}  # noqa: S108 - of the stage
+    # The checkpoint as it is: what the default engine's graphs need is imported, which is enough to miss it.
+    build = ["python", "-m", "training.archive", "--model", "models/embedded", "--engine", "torch"]
+    for command in (
+        ["python", "-c", "import training.onnx_export"],
+        [*build, "--output", "/models/godel.mar"],
+        ["python", "-m", "launcher.excerpt", "/models/godel.mar", "/models/tokenizer.mar"],
+    ):
+        with container(command, **options) as step:
+            assert step.wait() == 0, step.log
+    assert read_archive(models / "tokenizer.mar").metadata["engine"] == "torch"
 
 
 @pytest.fixture(scope="module")
