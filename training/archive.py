@@ -35,7 +35,7 @@ HANDLER_MODULE: Final = HANDLER / "godel_handler.py"
 TORCH_STUB: Final = HANDLER / "torch_stub.py"
 MODEL_CONFIG: Final = HANDLER / "model-config.yaml"
 BUILDERS: Final = tuple(
-    Path(__file__).with_name(f"{name}.py")
+    ROOT / "training" / f"{name}.py"
     for name in ("archive", "checkpoint", "onnx_export", "onnx_graphs", "quantization", "serving")
 )
 

@@ -104,5 +104,11 @@ def complete(command: str) -> bool:
 
 
 def one_line(command: str) -> str:
-    """Return `command` without its line breaks, as tables of commands spell it."""
-    return " ".join(command.replace("\\\n", " ").split())
+    """Return `command` without line breaks and comments, as tables of commands spell it."""
+    return " ".join(uncommented(command).split())
+
+
+def uncommented(command: str) -> str:
+    """Return `command` without the comments behind its lines, continued lines joined."""
+    lines = command.replace("\\\n", " ").split("\n")
+    return "\n".join(re.sub(r"\s#\s.*", "", line) for line in lines)

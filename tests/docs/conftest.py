@@ -21,7 +21,7 @@ from tests.gateway.serving import GatewayProcess
 
 OWN: Final = ("build", "model_store", "state", "backups")
 """What commands write: the scratch checkout's own. All else is a link to the checkout."""
-SECONDS: Final = 110
+SECONDS: Final = 280
 """Longest a block may take."""
 
 DOCS: Final = Path(__file__).parent

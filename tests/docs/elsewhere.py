@@ -4,7 +4,7 @@ import ast
 import re
 from typing import Final
 
-from tests.docs.blocks import ROOT, one_line
+from tests.docs.blocks import ROOT, one_line, uncommented
 
 SERVE: Final = (
     "tests/e2e/test_serve.py::test_serve_prints_a_line_to_try_that_works_drains_on_sigterm_and_leaves_no_process"
@@ -17,6 +17,10 @@ ROLLOUT: Final = f"{CLUSTER}test_a_new_version_takes_over_by_and_by_and_back_wit
 ELSEWHERE: Final[dict[str, tuple[str, ...]]] = {
     r"make serve": (SERVE,),
     r"make serve MODEL=\S+": (SERVE, ARCHIVE),
+    r"make archive MODEL=models/embedded PRECISION=\w+": (ARCHIVE,),
+    r"\.venv/bin/python -m training\.finetune .*--lora_rank .*": (
+        "tests/training/test_finetune.py::test_low_rank_adapters_are_merged_into_a_whole_model",
+    ),
     r"make stop": ("tests/launcher/test_pidfile.py::test_stop_ends_the_server_and_waits_for_it",),
     r"make train": ("tests/training/test_recipe.py::test_the_small_recipe_ends_with_models_that_beat_both_baselines",),
     r"\S*godel deploy (list|weight|promote|rollback|remove|add 2).*": (ROLLOUT,),
@@ -39,6 +43,9 @@ BEYOND: Final = frozenset(
 )
 """Programs that reach beyond the scratch checkout: a block with one is marked, or the command has its test."""
 
+_BEFORE: Final = frozenset({"do", "then", "else", "if", "while", "until", "!", "time", "exec", "nohup", "env", "nice"})
+"""What may stand before a program's name."""
+
 
 def run_by(command: str) -> tuple[str, ...]:
     """Return the tests that run `command` elsewhere; none where it is to be run here."""
@@ -48,8 +55,10 @@ def run_by(command: str) -> tuple[str, ...]:
 
 def reaches_beyond(command: str) -> str | None:
     """Return what in `command` the scratch checkout must not run, None where there is nothing."""
-    for part in re.split(r"&&|\|\||[;|\n]", command):
+    for part in re.split(r"&&|\|\||[;|\n]", uncommented(command)):
         words = [word for word in part.split() if "=" not in word or word.startswith("-")]
+        while words and words[0] in _BEFORE:
+            words.pop(0)
         if not words:
             continue
         program = words[0].rpartition("/")[2]

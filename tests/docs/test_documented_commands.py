@@ -11,7 +11,7 @@ from tests.docs.blocks import MARKS, Block, commands, complete, one_line, read_b
 from tests.docs.conftest import Scratch
 from tests.docs.elsewhere import ELSEWHERE, is_there, reaches_beyond, run_by
 
-pytestmark = pytest.mark.timeout(300)  # the first block also waits for the servers
+pytestmark = pytest.mark.timeout(420)  # the first block also waits for the servers
 
 BLOCKS = shell_blocks()
 MANAGEMENT = "http://127.0.0.1:8081"
@@ -102,9 +102,10 @@ def test_commands_are_told_apart_as_bash_does() -> None:
     [
         ("kubectl apply -k deploy/kubernetes", "kubectl"),
         ("cd build && docker compose up", "docker"),
+        ("for host in a b; do\n  ssh $host true\ndone", "ssh"),
         (".venv/bin/pip install -r requirements/tracing.txt", "pip"),
         ("PORT=1 make test", "make test"),
-        ("make archive PRECISION=int4", None),
+        ("make archive PRECISION=int4  # four bits", None),
         ("make", None),
         ("curl -s http://127.0.0.1:8000/v1/bots | head -c 100", None),
     ],

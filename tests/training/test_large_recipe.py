@@ -18,6 +18,7 @@ from training.recipe import stage_plan
 from training.shards import prepare, wanting
 from training.spans import lengths
 from training.student import make_student
+from training.throughput import trials
 
 RECIPES = Path("training/recipes").absolute()
 
@@ -93,3 +94,21 @@ def test_the_recipe_runs_through_at_a_tiny_size_and_its_model_is_one_to_go_on_wi
 
 def test_the_script_is_one_that_bash_understands() -> None:
     subprocess.run(["bash", "-n", str(RECIPES / "large.sh")], check=True)  # noqa: S607
+
+
+def test_a_trial_tells_each_stages_speed_by_size_and_leaves_nothing(
+    tmp_path: Path, data: Path, recipe: dict[str, Any], tiny_model: Path
+) -> None:
+    tokenizer, material = Tokenizer.from_file(str(tiny_model / "tokenizer.json")), Material(data, [data / "text.txt"])
+
+    def tried(seconds: float, sizes: list[int]) -> list[dict[str, Any]]:
+        ways = {"sizes": sizes, "compiled": [False], "peak_tflops": 0.1}
+        return list(trials(recipe, material, tokenizer, tmp_path / "run", seconds=seconds, **ways))
+
+    found = tried(3.0, [256, 512])
+    assert [(row["stage"], row["tokens"]) for row in found] == [
+        ("copy", 256), ("copy", 512), ("answer", 256), ("answer", 512),
+    ]  # fmt: skip
+    assert all(row["tokens_per_second"] > 0 and 0 < row["peak_share"] < 1 for row in found)
+    assert tried(0.001, [256])[0]["failed"] == "fewer than 6 steps in 0 s"
+    assert not (tmp_path / "run").exists()
