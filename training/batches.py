@@ -50,13 +50,19 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`; to a GPU it is copied while other work goes on."""
-        names = ("prompts", "attention", "labels", "offered", "chosen")
         pin = device.type == "cuda"
 
         def moved(tensor: Tensor) -> Tensor:
             return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=pin)
 
-        return replace(self, **{name: moved(getattr(self, name)) for name in names})
+        return replace(
+            self,
+            prompts=moved(self.prompts),
+            attention=moved(self.attention),
+            labels=moved(self.labels),
+            offered=moved(self.offered),
+            chosen=moved(self.chosen),
+        )
 
 
 @dataclass(frozen=True, slots=True)

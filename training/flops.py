@@ -18,4 +18,4 @@ def training_flops(config: Any, batch: Batch) -> float:
     decoder = config.num_decoder_layers * (6 * width * inner + feed_forward) + width * config.vocab_size
     matrices = encoder * (batch.tokens - batch.targets) + decoder * batch.targets
     pairs = config.num_layers * batch.prompt_pairs + config.num_decoder_layers * batch.target_pairs
-    return 6.0 * matrices + 12.0 * inner * pairs
+    return float(6 * matrices + 12 * inner * pairs)

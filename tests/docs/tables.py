@@ -4,7 +4,6 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test compare
 """
 
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -202,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

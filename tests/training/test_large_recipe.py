@@ -102,8 +102,11 @@ def test_a_trial_tells_each_stages_speed_by_size_and_leaves_nothing(
     tokenizer, material = Tokenizer.from_file(str(tiny_model / "tokenizer.json")), Material(data, [data / "text.txt"])
 
     def tried(seconds: float, sizes: list[int]) -> list[dict[str, Any]]:
-        ways = {"sizes": sizes, "compiled": [False], "peak_tflops": 0.1}
-        return list(trials(recipe, material, tokenizer, tmp_path / "run", seconds=seconds, **ways))
+        folder = tmp_path / "run"
+        ways = trials(
+            recipe, material, tokenizer, folder, sizes=sizes, compiled=[False], seconds=seconds, peak_tflops=0.1
+        )
+        return list(ways)
 
     found = tried(3.0, [256, 512])
     assert [(row["stage"], row["tokens"]) for row in found] == [

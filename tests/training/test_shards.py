@@ -162,7 +162,8 @@ def test_spans_put_back_give_the_text_and_every_row_is_equally_long() -> None:
             ]
             assert whole == row
     assert lengths(568) == (512, 114)
-    assert not np.array_equal(*(corrupt_tokens(text, np.random.default_rng(seed))[0] for seed in (1, 2)))
+    one, other = (corrupt_tokens(text, np.random.default_rng(seed))[0] for seed in (1, 2))
+    assert not np.array_equal(one, other)
 
 
 def test_too_long_rows_of_spans_are_refused() -> None:
@@ -176,7 +177,7 @@ def test_rows_of_spans_need_no_mask(tmp_path: Path, tokenizer: Tokenizer, materi
     )
     (batch,), _ = next(Stored(tmp_path, SHAPE, 5, Share()).batches(Position()))
     assert not batch.padded
-    assert batch.prompts.shape[1], batch.labels.shape[1] == lengths(60)
+    assert (batch.prompts.shape[1], batch.labels.shape[1]) == lengths(60)
     model = new_model(tokenizer, seed=0, d_model=32, d_kv=8, d_ff=32, num_layers=4, num_decoder_layers=2, num_heads=6)
     masked = model(
         input_ids=batch.prompts,
