@@ -206,9 +206,9 @@ def main() -> None:
         off = row["simulated"] / row["measured"] - 1
         pair = f"{row['measured']:7.2f} measured {row['simulated']:7.2f} simulated"
         print(f"  {row['clients']:3} clients  {pair} {off:+6.0%}")
-    for name, pair in load.items():
-        off = pair["simulated"] / pair["measured"] - 1
-        print(f"  16 clients, {name}: {pair['measured']} measured, {pair['simulated']} simulated {off:+.0%}")
+    for name, both in load.items():
+        off = both["simulated"] / both["measured"] - 1
+        print(f"  16 clients, {name}: {both['measured']} measured, {both['simulated']} simulated {off:+.0%}")
     print(f"rates below are divided by {too_much:.2f}, by which the simulation promises too much")
     for answer in found:
         print(_table(answer, options.goal))

@@ -113,4 +113,5 @@ def _shown(value: object) -> str:
     if isinstance(value, bool | int | float | None):
         text = repr(value) if not isinstance(value, int) or abs(value) < 10**36 else "a number beyond all bounds"
         return {"None": "null", "True": "true", "False": "false"}.get(text, text)
-    return {str: "text", list: "a list", dict: "an object"}.get(type(value), type(value).__name__)
+    kinds: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), type(value).__name__)

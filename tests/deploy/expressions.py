@@ -6,7 +6,8 @@ import re
 import promql_parser
 import yaml
 
-from tests.deploy.manifests import ROOT, everything
+from launcher.properties import ROOT
+from tests.deploy.manifests import everything
 
 ADAPTER = ROOT / "deploy/prometheus/adapter-values.yaml"
 DASHBOARD = ROOT / "deploy/grafana/godel-serve.json"

@@ -11,8 +11,9 @@ import yaml
 
 from gateway.settings import Settings
 from launcher import foreground, torchserve
+from launcher.properties import ROOT
 from tests.deploy.image import read_images
-from tests.deploy.manifests import ROOT, pods
+from tests.deploy.manifests import pods
 
 DEPLOY = ROOT / "deploy"
 FILES = [DEPLOY / "compose.yaml", DEPLOY / "compose.grafana.yaml"]
@@ -23,7 +24,7 @@ IMAGES = read_images()
 
 def test_the_files_are_what_the_compose_specification_allows(tmp_path: Path) -> None:
     tool = Path(sys.executable).with_name("check-jsonschema")
-    command = [tool, "--builtin-schema", "vendor.compose-spec"]
+    command: list[str | Path] = [tool, "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*command, *FILES], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     wrong = tmp_path / "compose.yaml"

@@ -34,8 +34,9 @@ async def test_connections_are_kept_or_not_as_told(keep: bool, connections: int)
 async def test_the_workers_of_every_server_behind_a_balancer_are_asked_once() -> None:
     served = FakeTorchServe()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(served)) as client:
-        urls = {"inference_url": "http://inference", "management_url": "http://management"}
-        inference = TorchServeInference(client, model_name="godel", **urls)
+        inference = TorchServeInference(
+            client, inference_url="http://inference", management_url="http://management", model_name="godel"
+        )
         for pid in (1, 2, 1, 2, 1, 2):
             served.workers = [READY | {"pid": pid}]
             await inference.ready()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.properties import ROOT
 from tests.deploy.image import DOCKERFILE, instructions, read_images
-from tests.deploy.manifests import ROOT
 
 IMAGES = read_images()
 FINAL = ["gateway", "torchserve", "model"]

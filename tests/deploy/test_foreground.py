@@ -155,12 +155,13 @@ def test_a_worker_that_came_anew_is_asked_again_even_with_the_same_number(run_di
 
 
 def test_not_ready_says_why(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for workers, answers, reason in (
+    cases: tuple[tuple[list[dict[str, object]], bool, str], ...] = (
         ([], True, "no worker has loaded the model"),
         ([WORKER | {"status": "UNLOADING"}], True, "no worker has loaded the model"),
         ([{"status": "READY"}], True, "did not describe the model"),
         ([WORKER], False, "a canary prompt got status 503"),
-    ):
+    )
+    for workers, answers, reason in cases:
         Server.workers, Server.answers = workers, answers
         assert ready.main(["--run-dir", str(run_dir)]) == 1
         assert reason in capsys.readouterr().err

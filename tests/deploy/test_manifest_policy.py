@@ -10,9 +10,9 @@ import yaml
 
 from gateway.settings import Settings
 from launcher import foreground, torchserve
-from launcher.properties import read_properties
+from launcher.properties import ROOT, read_properties
 from tests.deploy.image import read_images
-from tests.deploy.manifests import KUBERNETES, OVERLAYS, ROOT, everything, of_kind, pods, selects
+from tests.deploy.manifests import KUBERNETES, OVERLAYS, everything, of_kind, pods, selects
 
 IMAGES = read_images()
 PODS = [pytest.param(pod, id=pod.owner) for overlay in OVERLAYS for pod in pods(overlay)]

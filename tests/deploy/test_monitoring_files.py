@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from gateway import errors
+from launcher.properties import ROOT
 from tests.deploy.expressions import ADAPTER, DASHBOARD, adapter_rules, expressions, names
-from tests.deploy.manifests import ROOT, everything
+from tests.deploy.manifests import everything
 from tests.deploy.test_compose import SERVICES
 
 DEPLOY = ROOT / "deploy"

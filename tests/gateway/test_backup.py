@@ -43,7 +43,8 @@ def held(url: str) -> dict[str, str]:
 
     async def read() -> dict[str, str]:
         async with SqlStore.open(url) as store:
-            return {bot.bot_id: bot.knowledge for bot in (await store.page(limit=1000)).bots}
+            bots = [await store.get(entry.bot_id) for entry in (await store.page(limit=1000)).bots]
+            return {bot.bot_id: bot.knowledge for bot in bots}
 
     return asyncio.run(read())
 

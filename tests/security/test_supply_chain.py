@@ -48,7 +48,7 @@ def test_an_audit_that_checked_nothing_never_passes_for_one_that_found_nothing(
 ) -> None:
     answer = "" if package is None else json.dumps({"dependencies": [package]})
     done = subprocess.CompletedProcess([], 0, answer, "ConnectionError: no route")
-    monkeypatch.setattr(supply_chain.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     assert supply_chain.audit() == status
     assert said in "".join(capsys.readouterr())
 
