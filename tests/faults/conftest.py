@@ -41,6 +41,29 @@ def report() -> Report:
     return _report
 
 
+@pytest.fixture(scope="module")
+def shared_model() -> FakeTorchServe:
+    return FakeTorchServe()
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(shared_model: FakeTorchServe) -> Iterator[Proxy]:
+    """What stands between the shared gateway and the shared model."""
+    with running(shared_model) as url, Proxy(int(url.rpartition(":")[2])) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    request: pytest.FixtureRequest, shared_proxy: Proxy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    """One gateway for all faults of a module, with the module's SETTINGS: each finds it well."""
+    database_url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('database')}/godel.db"
+    gateway = GatewayProcess(environment(shared_proxy, database_url) | request.module.SETTINGS)
+    yield gateway
+    gateway.close()
+
+
 @pytest.fixture
 def served() -> FakeTorchServe:
     return FakeTorchServe()
@@ -64,20 +87,24 @@ def start(proxy: Proxy, database_url: str) -> Iterator[Start]:
     started: list[GatewayProcess] = []
     port = free_port()
 
-    def begin(**environment: str) -> GatewayProcess:
-        own = {
-            "GODEL_PORT": str(port),
-            "GODEL_INFERENCE_URL": proxy.url,
-            "GODEL_MANAGEMENT_URL": proxy.url,
-            "GODEL_TOKENIZER": str(ROOT / "models" / "embedded" / "tokenizer.json"),
-            "GODEL_DATABASE_URL": database_url,
-        }
-        started.append(GatewayProcess(own | environment))
+    def begin(**settings: str) -> GatewayProcess:
+        own = environment(proxy, database_url) | {"GODEL_PORT": str(port)}
+        started.append(GatewayProcess(own | settings))
         return started[-1]
 
     yield begin
     for gateway in started:
         gateway.close()
+
+
+def environment(proxy: Proxy, database_url: str) -> dict[str, str]:
+    """Return the settings of a gateway before `proxy`."""
+    return {
+        "GODEL_INFERENCE_URL": proxy.url,
+        "GODEL_MANAGEMENT_URL": proxy.url,
+        "GODEL_TOKENIZER": str(ROOT / "models" / "embedded" / "tokenizer.json"),
+        "GODEL_DATABASE_URL": database_url,
+    }
 
 
 def free_port() -> int:

@@ -26,6 +26,8 @@ MARGIN = 24
 MOST_THREADS = 60
 """anyio's pool of 40, those of the database, and a few."""
 
+SETTINGS = {"GODEL_RECEIVE_TIMEOUT": str(RECEIVE), "GODEL_SEND_TIMEOUT": str(SEND)}
+
 SLOW = 12
 DEAF = 12
 
@@ -67,9 +69,8 @@ def until(claim: Callable[[], bool], seconds: float) -> float:
     ids=["no head", "head", "body"],
 )
 def test_clients_that_send_a_byte_at_a_time_are_let_go_with_408_and_nobody_else_notices(
-    start: Start, report: Report, head: bytes
+    gateway: GatewayProcess, report: Report, head: bytes
 ) -> None:
-    gateway = start(GODEL_RECEIVE_TIMEOUT=str(RECEIVE))
     with Load(gateway.url, clients=2) as load, contextlib.ExitStack() as stack:
         since = time.monotonic()
         slow = [stack.enter_context(socket.create_connection(address(gateway))) for _ in range(SLOW)]
@@ -96,9 +97,8 @@ def test_clients_that_send_a_byte_at_a_time_are_let_go_with_408_and_nobody_else_
     report.add(f"{SLOW} clients that send a byte at a time", seen)
 
 
-def test_a_slow_but_steady_upload_is_taken(start: Start) -> None:
-    gateway = start(GODEL_RECEIVE_TIMEOUT="1")
-    body = json.dumps({"knowledge": "k" * 3_000}).encode()
+def test_a_slow_but_steady_upload_is_taken(gateway: GatewayProcess) -> None:
+    body = json.dumps({"knowledge": "k" * 5_000}).encode()
 
     def parts() -> Iterator[bytes]:
         for place in range(0, len(body), 300):
@@ -110,8 +110,7 @@ def test_a_slow_but_steady_upload_is_taken(start: Start) -> None:
     assert reply.status_code == 201, reply.text
 
 
-def test_clients_that_never_read_are_let_go_and_nobody_else_notices(start: Start, report: Report) -> None:
-    gateway = start(GODEL_SEND_TIMEOUT=str(SEND))
+def test_clients_that_never_read_are_let_go_and_nobody_else_notices(gateway: GatewayProcess, report: Report) -> None:
     with httpx.Client(base_url=gateway.url) as http:
         http.put("/v1/bots/long", json={"knowledge": "k " * 400_000}).raise_for_status()
     with Load(gateway.url, clients=2) as load, contextlib.ExitStack() as stack:
@@ -141,8 +140,7 @@ def test_beyond_the_most_connections_new_clients_are_refused_at_once_and_those_i
         until(lambda: httpx.get(f"{gateway.url}/livez").status_code == 200, 10)
 
 
-def test_a_client_that_leaves_a_thousand_times_leaves_nothing_behind(start: Start, report: Report) -> None:
-    gateway = start()
+def test_a_client_that_leaves_a_thousand_times_leaves_nothing_behind(gateway: GatewayProcess, report: Report) -> None:
     dice = random.Random(7)
     process = psutil.Process(gateway.pid)
     with Load(gateway.url, clients=2) as load:

@@ -8,14 +8,18 @@ import httpx
 import pytest
 
 from handler.contract.wire import GenerateRequest
-from tests.faults.conftest import Start
 from tests.faults.load import Load
 from tests.faults.proxy import Mode, Proxy
 from tests.faults.report import Report
 from tests.gateway.fake_torchserve import FakeTorchServe, echo
+from tests.gateway.serving import GatewayProcess
 
 TIMEOUT = 2
 """Seconds that the gateway gives an answer here."""
+
+SETTINGS = {"GODEL_REQUEST_TIMEOUT": str(TIMEOUT)}
+
+Reply = Callable[[GenerateRequest], bytes]
 
 LATENESS = 2
 """What the gateway waits beyond that for an answer that is on its way."""
@@ -32,16 +36,15 @@ LATENESS = 2
     ],
 )
 def test_whatever_torchserve_does_clients_get_a_clean_error_in_time_and_then_answers(
-    start: Start, proxy: Proxy, report: Report, mode: Mode, statuses: set[str]
+    gateway: GatewayProcess, shared_proxy: Proxy, report: Report, mode: Mode, statuses: set[str]
 ) -> None:
-    gateway = start(GODEL_REQUEST_TIMEOUT=str(TIMEOUT))
     with Load(gateway.url) as load:
         since = time.monotonic()
-        proxy.set(mode)
+        shared_proxy.set(mode)
         load.until(lambda: sum(load.seen(since)[status] for status in statuses) >= 4, 30)
         assert httpx.get(f"{gateway.url}/livez", timeout=2).status_code == 200
         assert set(load.seen(since)) <= statuses | {"200"}
-        proxy.set("well")
+        shared_proxy.set("well")
         mended = time.monotonic()
         recovered = load.until_back(mended, failing=False)
     assert load.slowest() < TIMEOUT + LATENESS + 1
@@ -56,14 +59,17 @@ def test_whatever_torchserve_does_clients_get_a_clean_error_in_time_and_then_ans
     ],
 )
 def test_an_answer_that_is_none_or_another_s_is_a_502_and_nobody_gets_to_see_it(
-    start: Start, served: FakeTorchServe, report: Report, fault: str, reply: Callable[[GenerateRequest], bytes]
+    gateway: GatewayProcess,
+    shared_model: FakeTorchServe,
+    report: Report,
+    fault: str,
+    reply: Callable[[GenerateRequest], bytes],
 ) -> None:
-    gateway = start(GODEL_REQUEST_TIMEOUT=str(TIMEOUT))
     with Load(gateway.url) as load:
         since = time.monotonic()
-        served.reply = reply
+        shared_model.reply = reply
         load.until(lambda: load.seen(since)["502"] >= 4, 30)
         assert set(load.seen(since)) <= {"200", "502", "200, then problem 502"}
-        served.reply = echo
+        shared_model.reply = echo
         recovered = load.until_back(time.monotonic(), failing=False)
     report.add(f"TorchServe {fault}", load.outcome(since, recovered))
