@@ -1,6 +1,6 @@
 """How many instances for how many people, what a thousand replies cost, what is full first: a simulation.
 
-`python -m bench.capacity` takes what `make bench` has measured (bench/results/latest.json), shows the simulation beside
+`python -m bench.capacity` takes what `make bench` has measured (a file of bench/results), shows the simulation beside
 measurements it was not made from, then answers for 100, 10,000 and 1,000,000 people a day. Prices, the people's
 habits and everything about GPUs are assumptions; each is an option or stands in the table as such. The last line is
 JSON.

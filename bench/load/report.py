@@ -3,11 +3,14 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bench.load.arrivals import Tally
 from bench.load.trend import Trend, trend
 from bench.load.vitals import ALLOWED, UNBOUNDED
+
+MUCH_LATE: Final = 0.5
+"""Seconds of the generator's own lateness beyond which latencies say little of the service."""
 
 Rest = tuple[float, Mapping[str, float]]
 """Seconds since the start, and what was seen then."""
@@ -122,6 +125,11 @@ def tables(found: Findings) -> str:
             + "".join(f"{_shown(taken.get(key)):>8}" for key in ("p50", "p95", "p99", "most"))
             + f"{_shown(told.get('p50')):>14}{_shown(told.get('p99')):>8}"
         )
+    lines += [
+        f"in {name} the generator itself was up to {phase['generator_late']:.1f} s late, which is in the latencies"
+        for name, phase in whole["phases"].items()
+        if phase["generator_late"] > MUCH_LATE
+    ]
     kinds = sorted({kind for phase in whole["phases"].values() for kind in phase["kinds"]})
     lines += ["", f"{'p50 / p95':10}" + "".join(f"{kind:>16}" for kind in kinds)]
     for name, phase in whole["phases"].items():

@@ -1,4 +1,4 @@
-"""How long one instance takes for what: from `bench/results/latest.json`, or from a stated model where nothing was
+"""How long one instance takes for what: from a file of `bench/results`, or from a stated model where nothing was
 measured.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-RESULTS: Final = Path(__file__).parent.parent / "results" / "latest.json"
+RESULTS: Final = Path(__file__).parent.parent / "results" / "avx512_vnni.json"
 
 GATEWAY_SECONDS: Final = 0.0055
 """Of the gateway's processor for a question without a session: one client alone, bench/LOG.md, "The gateway's own
@@ -88,7 +88,7 @@ class Service:
             encode=reading,
             step=step,
             around=max(0.0, overhead - GATEWAY_SECONDS),
-            source=f"bench/results/latest.json, {machine['processor']}, {machine['date']}",
+            source=f"make bench, {machine['processor']}, {machine['date']}",
         )
 
 
