@@ -108,7 +108,7 @@ def scratch(checkout: Path, stack: Stack, stack_folder: Path) -> Scratch:
         | {
             "PATH": f"{checkout}/build/bin:{checkout}/.venv/bin:{os.environ['PATH']}",
             "GODEL_URL": stack.gateway_url,
-            "GODEL_DATABASE_URL": f"sqlite+aiosqlite:///{stack_folder}/godel.db",
+            "GODEL_DATABASE_URL": f"sqlite:///{stack_folder}/godel.db",
         },
         {
             "http://127.0.0.1:8000": stack.gateway_url,
@@ -122,7 +122,7 @@ def scratch(checkout: Path, stack: Stack, stack_folder: Path) -> Scratch:
 @pytest.fixture(scope="session")
 def guarded(scratch: Scratch, stack: Stack, key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scratch]:
     """The same over a gateway that asks for keys."""
-    database = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('guarded')}/godel.db"
+    database = f"sqlite:///{tmp_path_factory.mktemp('guarded')}/godel.db"
     gateway = GatewayProcess(
         {
             "GODEL_ADMIN_KEY": key,

@@ -51,7 +51,7 @@ def held(url: str) -> dict[str, str]:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path}/live/bots.db"
+    return f"sqlite:///{tmp_path}/live/bots.db"
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_backup_in_use_holds_all_that_was_acknowledged_before_and_no_half_of_w
         counts = dict(copy.execute("SELECT number, count(*) FROM pairs GROUP BY number"))
     assert set(range(before)) <= set(counts)
     assert set(counts.values()) == {2}
-    assert held(f"sqlite+aiosqlite:///{tmp_path}/copies/bots.db") == {"cafe": "It opens at nine."}
+    assert held(f"sqlite:///{tmp_path}/copies/bots.db") == {"cafe": "It opens at nine."}
 
 
 def test_what_was_lost_comes_back_and_what_came_after_is_gone(tmp_path: Path, url: str) -> None:
@@ -144,7 +144,7 @@ def test_another_database_is_pointed_to_its_own_tools(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="pg_dump"):
         back_up("postgresql+psycopg://bots@db/bots", tmp_path / "copy.db")
     with pytest.raises(StoreUnavailable, match="is no file"):
-        back_up(f"sqlite+aiosqlite:///{tmp_path}/none.db", tmp_path / "copy.db")
+        back_up(f"sqlite:///{tmp_path}/none.db", tmp_path / "copy.db")
 
 
 def postgres_commands() -> list[str]:
