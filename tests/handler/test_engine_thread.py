@@ -36,6 +36,7 @@ class GatedEngine(EchoEngine):
         self.gate, self.inside = threading.Event(), threading.Event()
         self.gate.set()
         self.free_steps = 0
+        self.step_seconds = 0.0
         self.failure: Exception | None = None
 
     def hold(self, after: int = 0) -> None:
@@ -50,6 +51,7 @@ class GatedEngine(EchoEngine):
             assert self.gate.wait(BOUND)
         if self.failure is not None:
             raise self.failure
+        time.sleep(self.step_seconds)
         return super().step(slots, tokens)
 
     def release(self, slot: int) -> None:
@@ -193,6 +195,7 @@ def test_a_step_that_hangs_holds_the_wait_however_late_it_is(running: Running) -
 
 
 def test_a_wait_that_is_due_ends_with_the_next_step_and_says_how_many_live(running: Running) -> None:
+    running.engine.step_seconds = 0.01
     running.submit("a", LONG)
     running.submit("b", LONG)
     news = running.thread.wait(due=0.0)
@@ -201,13 +204,13 @@ def test_a_wait_that_is_due_ends_with_the_next_step_and_says_how_many_live(runni
 
 
 def test_a_followed_request_tells_its_tokens_and_others_do_not(running: Running) -> None:
+    running.engine.step_seconds = 0.01
     running.submit("seen", LONG, followed=True)
     running.submit("unseen", LONG)
     news = running.thread.wait(parts_due=0.0)
     assert news.tokens.keys() == {"seen"}
     before = len(news.tokens["seen"])
     assert len(running.thread.wait(parts_due=0.0).tokens["seen"]) > before
-    assert {finished.key for finished in running.thread.wait().finished} <= {"seen", "unseen"}
 
 
 def test_tokens_made_while_nobody_waited_are_told_at_once(running: Running) -> None:
@@ -280,11 +283,13 @@ def test_an_engine_that_cannot_even_be_reset_ends_the_thread_and_every_wait_says
 
 def test_nobody_is_worked_for_when_nobody_waits_and_the_next_wait_takes_it_up_again() -> None:
     running = Running(lease_seconds=0.0)
+    running.engine.step_seconds = 0.02
     running.submit("a", LONG)
     running.thread.wait(due=0.0)
+    time.sleep(0.3)  # for the step that may have begun
     resting = len(running.engine.steps)
-    time.sleep(0.1)
-    assert len(running.engine.steps) <= resting + 1 < LONG
+    time.sleep(0.2)
+    assert len(running.engine.steps) == resting < LONG
     running.thread.cancel("a")
     running.submit("b", 2)
     running.end_of("b")
