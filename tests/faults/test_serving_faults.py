@@ -1,8 +1,6 @@
 """`make serve` when its processes are killed, hang, or are told to end, all of it under load."""
 
-import contextlib
 import signal
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,22 +57,6 @@ def test_a_process_that_dies_or_hangs_under_load_is_replaced_within_30_s_and_lea
     _, alive = psutil.wait_procs(old, timeout=10)
     assert alive == []
     report.add(f"{fault}, under `make serve`", load.outcome(since, recovered))
-
-
-def test_a_gateway_that_cannot_start_at_once_is_tried_again(served: Served, report: Report) -> None:
-    """It is killed while another process holds the database's lock."""
-    file = served.database_url.partition("///")[2]
-    with Load(served.url, clients=2, timeout=40) as load:
-        printed = len(served.lines)
-        since = time.monotonic()
-        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            served.member("-m gateway").kill()
-            served.wait_for("the gateway could not be started", printed)
-            other.rollback()
-        recovered = load.until_back(since)
-    assert recovered < BOUND
-    report.add("gateway killed while the database is locked, under `make serve`", load.outcome(since, recovered))
 
 
 def test_sigterm_under_load_finishes_or_refuses_cleanly_and_ends_within_the_grace(
