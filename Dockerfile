@@ -13,7 +13,7 @@ ARG BUSYBOX_IMAGE=busybox:1.37.0-musl
 
 # --- What both processes run on: Python and an account that owns nothing. ---
 FROM ${PYTHON_IMAGE} AS base
-ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 RUN groupadd --gid 10001 godel \
