@@ -43,9 +43,9 @@ def test_the_model_has_the_promised_size_and_room_for_its_circuits(large: dict[s
 
 def test_the_minutes_are_those_of_the_plan_at_its_head_and_the_rate_ends_low(large: dict[str, Any]) -> None:
     plans = [stage_plan(large, number) for number in range(1, len(large["stages"]) + 1)]
-    assert sum(plan.minutes for plan in plans) == 22
-    assert "--minutes 22" in (RECIPES / "large.yaml").read_text(encoding="utf-8")
-    assert "MINUTES:-22" in (RECIPES / "large.sh").read_text(encoding="utf-8")
+    assert sum(plan.minutes for plan in plans) == 20
+    assert "--minutes 20" in (RECIPES / "large.yaml").read_text(encoding="utf-8")
+    assert "MINUTES:-20" in (RECIPES / "large.sh").read_text(encoding="utf-8")
     assert plans[-1].floor <= 0.05
     assert all(0 < plan.save_seconds <= 60 for plan in plans)
 

@@ -16,7 +16,7 @@ if [ -n "${TRIAL:-}" ]; then
     exec $python -m training.throughput "$recipe" --data "$data" --output_dir "$run/pretrained" --peak_tflops "$peak"
 fi
 $python -m training.pretrain "$recipe" --data "$data" --output_dir "$run/pretrained" \
-    --minutes "${MINUTES:-22}" --peak_tflops "$peak"
+    --minutes "${MINUTES:-20}" --peak_tflops "$peak"
 $python -m training.export --engine torch --model "$run/pretrained/model" --output "$run/embedded" --precision bf16
 for set in squad_dev dstc9_val; do
     $python -m training.evaluate --model "$run/embedded" --engine torch --data "$data/$set.jsonl" --samples 20 \
