@@ -11,6 +11,7 @@ SERVE: Final = (
 )
 ARCHIVE: Final = "tests/training/test_archive_command.py::test_what_is_said_comes_before_what_is_remembered"
 
+RECIPE: Final = "tests/training/test_recipe.py::test_the_small_recipe_ends_with_models_that_beat_both_baselines"
 CLUSTER: Final = "tests/cluster/test_cluster.py::"
 ROLLOUT: Final = f"{CLUSTER}test_a_new_version_takes_over_by_and_by_and_back_without_losing_a_request"
 
@@ -22,7 +23,8 @@ ELSEWHERE: Final[dict[str, tuple[str, ...]]] = {
         "tests/training/test_finetune.py::test_low_rank_adapters_are_merged_into_a_whole_model",
     ),
     r"make stop": ("tests/launcher/test_pidfile.py::test_stop_ends_the_server_and_waits_for_it",),
-    r"make train": ("tests/training/test_recipe.py::test_the_small_recipe_ends_with_models_that_beat_both_baselines",),
+    r"make train": (RECIPE,),
+    r"\.venv/bin/python -m training\.(export|student) .*": (RECIPE,),
     r"\S*godel deploy (list|weight|promote|rollback|remove|add 2).*": (ROLLOUT,),
     r"\S*godel deploy add default.*": (f"{CLUSTER}test_a_second_model_server_shares_the_load",),
     r"LISTEN=\S+ .*haproxy .*": (ROLLOUT,),
