@@ -24,11 +24,11 @@ def answer_in(events: list[Event]) -> str:
 
 def test_a_streamed_answer_is_the_answer_and_comes_in_parts(http: httpx.Client, passage: str) -> None:
     http.put("/v1/bots/streamed", json={"knowledge": passage}).raise_for_status()
-    question = {"message": "What is the objective of the game?", "parameters": {"do_sample": False, "min_length": 24}}
+    question = {"message": "What is the objective of the game?", "parameters": {"do_sample": False, "min_length": 96}}
     whole = http.post("/v1/bots/streamed/chat", json=question).raise_for_status().json()
     events = parse(http.post("/v1/bots/streamed/chat", json=question | {"stream": True}).raise_for_status().text)
     assert answer_in(events) == whole["response"]
-    assert len(events) > 3
+    assert len(events) > 2  # parts, and the answer
     assert json.loads(events[-1].data)["usage"] == whole["usage"]
 
 
