@@ -42,6 +42,8 @@ COPY models /app/models
 COPY handler /app/handler
 COPY launcher /app/launcher
 COPY training /app/training
+# The text by which the 8-bit products are calibrated.
+COPY examples/cricket.txt /app/examples/
 ARG MODEL=models/embedded
 ARG ENGINE=onnx
 ARG PRECISION=auto

@@ -155,16 +155,14 @@ def test_the_archive_is_made_of_what_its_stage_copies(torchserve_options: Option
     readable(tmp_path)
     options = torchserve_options | {"image": image, "root": root, "read_only": {}}
     options["writable"] = {"/models": models, "/tmp": scratch}  # noqa: S108 - of the stage
-    # The checkpoint as it is: what the default engine's graphs need is imported, which is enough to miss it.
-    build = ["python", "-m", "training.archive", "--model", "models/embedded", "--engine", "torch"]
+    build = ["python", "-m", "training.archive", "--model", "models/embedded"]
     for command in (
-        ["python", "-c", "import training.onnx_export"],
         [*build, "--output", "/models/godel.mar"],
         ["python", "-m", "launcher.excerpt", "/models/godel.mar", "/models/tokenizer.mar"],
     ):
         with container(command, **options) as step:
             assert step.wait() == 0, step.log
-    assert read_archive(models / "tokenizer.mar").metadata["engine"] == "torch"
+    assert read_archive(models / "tokenizer.mar").metadata["engine"] == "onnx"
 
 
 @pytest.fixture(scope="module")
