@@ -28,8 +28,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /usr/local/bin/python -m pip --python /opt/venv/bin/python install -r /locks/gateway.txt -r /locks/tracing.txt
 
 FROM base AS torchserve-packages
-# PyTorch's own index of CPU builds. For a GPU pass TORCH_INDEX= (nothing): the Python index has the CUDA build.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# For CPUs give the address of PyTorch's own index of CPU builds: what pip takes without it is the CUDA build, some GB.
+ARG TORCH_INDEX=
 COPY requirements/handler.txt /locks/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv \

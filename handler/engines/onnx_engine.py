@@ -286,6 +286,7 @@ class _Call:
 
 def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.InferenceSession:
     """Load a graph. An arena saves a step a tenth of its time, and keeps the most memory that any prompt needed."""
+    onnxruntime.disable_telemetry_events()  # on by default in some builds
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
