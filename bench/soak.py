@@ -158,7 +158,7 @@ class _Run:
     async def read_all_back(self) -> None:
         """Read every session and every bot back."""
         checks: list[Callable[[], Awaitable[None]]] = [
-            lambda person=person, session=session: read_back(self.town, person, session)  # type: ignore[misc]
+            lambda person=person, session=session: read_back(self.town, person, session)  # type: ignore[misc]  # defaults bind the loop
             for person, session in self.town.past
         ]
         for check in checks:

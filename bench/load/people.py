@@ -35,11 +35,11 @@ def _paragraphs() -> list[str]:
     return (ROOT / "examples" / "cricket.txt").read_text(encoding="utf-8").strip().split("\n\n")
 
 
-class Doubt(Exception):  # noqa: N818
+class Doubt(Exception):  # noqa: N818 - what it is, not yet an error
     """An answer without any password: a model's own mistake, or somebody else's answer. To be asked again, alone."""
 
 
-class BrokenPromise(AssertionError):  # noqa: N818
+class BrokenPromise(AssertionError):  # noqa: N818 - says what happened
     """The service did what it promises never to do; the message says what."""
 
 
