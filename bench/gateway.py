@@ -12,6 +12,7 @@ each of them spends on a request says which of them it was.
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -141,10 +142,11 @@ async def measure(
     ):
         (await http.put("/v1/bots/b", json={"knowledge": knowledge})).raise_for_status()
         sessions = [(await http.post("/v1/bots/b/sessions")).json()["session_id"] for _ in range(clients)]
+        numbers = itertools.count(1)  # no question twice: what was counted once is remembered
         prompt = GenerateRequest(prompt=knowledge, request_id="r").encode()
 
         async def ask(**more: Any) -> float:
-            said = {"message": "How many players are in each team?"} | more
+            said = {"message": f"How many players are in each team? That is my question number {next(numbers)}."} | more
             text = (await http.post("/v1/bots/b/chat", json=said)).raise_for_status().text
             answer = json.loads(text.rpartition("data: ")[2])  # of a stream the last event
             return float(answer["timing"]["compute_ms"])

@@ -1,10 +1,28 @@
 """Counting tokens as the served model does; the only file of the gateway that knows `tokenizers`."""
 
-from collections.abc import Callable
+import functools
+import itertools
+import re
+import string
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Misconfigured
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 CountTokens = Callable[[str], int]
+
+WORDS_KEPT: Final = 65_536
+LONGEST_WORD: Final = 64
+"""Characters. The tokens of shorter words are counted once: some 10 MB at most."""
+
+_GRAPHIC: Final = string.digits + string.ascii_letters + string.punctuation
+# A space between two characters that no normalisation joins with it, drops, or turns into a space.
+_SEAM: Final = re.compile(r"(?<=[!-~]) (?=[!-~])")
+_SPACES: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What `tokenizers` takes for spaces: Unicode's White_Space."""
 
 
 def token_counter(tokenizer: str) -> CountTokens:
@@ -22,5 +40,88 @@ def token_counter(tokenizer: str) -> CountTokens:
     # A file may carry padding or truncation left from training; either would falsify the count.
     loaded.no_padding()
     loaded.no_truncation()
-    # `encode_batch_fast` counts as `encode` does, but lets other threads run meanwhile.
-    return lambda text: len(loaded.encode_batch_fast([text])[0])
+    return WordCounter(loaded) if WordCounter.fits(loaded) else WholeCounter(loaded)
+
+
+class WholeCounter:
+    """Counts the tokens of a text as the tokenizer makes them."""
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> int:
+        """Return how many tokens `text` has, those around it included."""
+        # `encode_batch_fast` counts as `encode` does, but lets other threads run meanwhile.
+        return len(self._tokenizer.encode_batch_fast([text])[0])
+
+
+class WordCounter:
+    """The same number in a quarter of the time: the sum over the words, which come again and again.
+
+    It holds for a tokenizer that `fits`: no token reaches across a space, or beyond one that was added to the
+    vocabulary, such as the marks of a prompt.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = tokenizer
+        self._around = tokenizer.num_special_tokens_to_add(is_pair=False)
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._eats_before = {each.content for each in added if each.lstrip}
+        self._eats_after = {each.content for each in added if each.rstrip}
+        self._marks = re.compile(f"({_either(each.content for each in added)})")
+        self._kept = functools.lru_cache(WORDS_KEPT)(self._word)
+
+    @property
+    def kept(self) -> int:
+        """How many words are remembered."""
+        return self._kept.cache_info().currsize
+
+    @staticmethod
+    def fits(tokenizer: "Tokenizer") -> bool:
+        """Return whether the tokens of a text are those of its words."""
+        added = tokenizer.get_added_tokens_decoder().values()
+        if tokenizer.pre_tokenizer is None or any(
+            each.normalized or each.single_word or each.content.strip() != each.content for each in added
+        ):
+            return False
+        marked = [f"a{each.content}b" for each in added]
+        apart = [("a", each.content, "b") for each in added]
+        if [_tokens(tokenizer, text) for text in marked] != [
+            [token for part in parts for token in _tokens(tokenizer, part)] for parts in apart
+        ]:
+            return False
+        pairs = " ".join(f"{left} {right}" for left, right in itertools.product(_GRAPHIC, repeat=2))
+        alone = {word: _pieces(tokenizer, word) for word in _GRAPHIC}
+        return _pieces(tokenizer, pairs) == [piece for word in pairs.split() for piece in alone[word]]
+
+    def __call__(self, text: str) -> int:
+        """Return how many tokens `text` has, those around it included."""
+        parts = self._marks.split(text)  # what lies before, between and after the marks, and the marks
+        count = self._around + len(parts) // 2
+        for place in range(0, len(parts), 2):
+            part = parts[place]
+            if place and parts[place - 1] in self._eats_after:
+                part = part.lstrip(_SPACES)
+            if place + 1 < len(parts) and parts[place + 1] in self._eats_before:
+                part = part.rstrip(_SPACES)
+            count += sum(
+                [self._kept(word) if len(word) <= LONGEST_WORD else self._word(word) for word in _SEAM.split(part)]
+            )
+        return count
+
+    def _word(self, word: str) -> int:
+        return len(self._tokenizer.encode_batch_fast([word], add_special_tokens=False)[0])
+
+
+def _either(texts: Iterable[str]) -> str:
+    """Return a pattern for one of `texts`, the longest where several match; for nothing when there are none."""
+    return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"
+
+
+def _tokens(tokenizer: "Tokenizer", text: str) -> list[str]:
+    return list(tokenizer.encode(text, add_special_tokens=False).tokens)
+
+
+def _pieces(tokenizer: "Tokenizer", text: str) -> list[str]:
+    normal = text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
+    return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]

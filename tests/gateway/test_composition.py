@@ -17,7 +17,6 @@ from gateway.inference import EchoInference
 from gateway.served_archive import read_archive
 from gateway.settings import Settings
 from gateway.store.memory import MemoryStore
-from gateway.tokens import token_counter
 from tests.gateway.conftest import count_words
 from tests.gateway.serving import ROOT
 
@@ -90,11 +89,6 @@ async def test_the_archive_caps_the_prompt_budget(
         assert app.state.services.chat.prompts.budget == budget
 
 
-def test_tokens_are_counted_untruncated_and_with_the_end_token(tokenizer_file: Path) -> None:
-    count = token_counter(tokenizer_file.read_text())
-    assert count("one two three four five") == 6
-
-
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
@@ -114,11 +108,6 @@ def test_an_archive_that_cannot_be_used_is_named_with_the_reason(
     write(path)
     with pytest.raises(Misconfigured, match=f"some.mar.*{reason}"):
         read_archive(path)
-
-
-def test_what_is_no_tokenizer_is_a_misconfiguration() -> None:
-    with pytest.raises(Misconfigured, match="tokenizer"):
-        token_counter("{}")
 
 
 def test_settings_come_from_the_environment_and_cannot_change(monkeypatch: pytest.MonkeyPatch) -> None:
