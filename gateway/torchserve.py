@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,25 +46,29 @@ DESCRIBE = PREDICT | {DESCRIBE_HEADER: "True"}
 
 
 class TorchServeInference:
-    """An `Inference` over HTTP. The client is the caller's to close; `archive` is the metadata of the served .mar.
+    """An `Inference` over HTTP. The transport is the caller's to close; `archive` is the metadata of the served .mar.
 
-    `key_file` is TorchServe's, where it asks for keys.
+    `key_file` is TorchServe's, where it asks for keys. `patience` are the seconds that an answer without a deadline may
+    take.
     """
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        transport: httpx.AsyncBaseTransport,
         *,
         inference_url: str,
         management_url: str,
         model_name: str,
         archive: Mapping[str, Any] | None = None,
         key_file: Path | None = None,
+        patience: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._client = client
-        self._predictions = f"{inference_url}/predictions/{model_name}"
-        self._model = f"{management_url}/models/{model_name}"
+        # A client's own work, cookies and redirects and the like, costs as much again as what it is for.
+        self._transport = transport
+        self._predictions = httpx.URL(f"{inference_url}/predictions/{model_name}")
+        self._model = httpx.URL(f"{management_url}/models/{model_name}")
+        self._predicting = _timeouts(patience)
         self._name = model_name
         self._archive = archive or {}
         self._inference_key = None if key_file is None else TorchServeKey(key_file, "inference")
@@ -78,20 +83,17 @@ class TorchServeInference:
     @asynccontextmanager
     async def open(cls, settings: Settings, archive: Mapping[str, Any]) -> AsyncIterator[Self]:
         """Yield the inference that `settings` describe; close its connections after."""
-        async with httpx.AsyncClient(
-            timeout=httpx.Timeout(settings.request_timeout + 2 * LATENESS_SECONDS, connect=CONNECT_SECONDS),
-            transport=AiohttpTransport(
-                max_connections=MAX_CONNECTIONS, keep=settings.keep_connections, socket_options=_signs_of_life()
-            ),
-            trust_env=False,  # a proxy for the world outside is none for the process next door
-        ) as client:
+        async with AiohttpTransport(
+            max_connections=MAX_CONNECTIONS, keep=settings.keep_connections, socket_options=_signs_of_life()
+        ) as transport:
             yield cls(
-                client,
+                transport,
                 inference_url=settings.inference_url,
                 management_url=settings.management_url,
                 model_name=settings.model_name,
                 archive=archive,
                 key_file=settings.torchserve_keys,
+                patience=settings.request_timeout + 2 * LATENESS_SECONDS,
             )
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
@@ -209,17 +211,31 @@ class TorchServeInference:
 
         Nothing else is repeated: what was sent may be in the model, or have been what killed it.
         """
-        request = self._client.build_request("POST", self._predictions, content=body, headers=headers)
+        request = httpx.Request(
+            "POST", self._predictions, content=body, headers=headers, extensions={"timeout": self._predicting}
+        )
         try:
-            return await self._client.send(request, stream=stream, auth=self._inference_key)
+            response = await self._signed(request, self._inference_key)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             await asyncio.sleep(RECONNECT_SECONDS)
-            return await self._client.send(request, stream=stream, auth=self._inference_key)
+            response = await self._signed(request, self._inference_key)
+        return response if stream else await _read(response)
+
+    async def _signed(self, request: httpx.Request, key: TorchServeKey | None) -> httpx.Response:
+        """Send `request` with the key; once more when it is refused and there is another by now."""
+        if key is not None:
+            key.sign(request)
+        response = await self._transport.handle_async_request(request)
+        if key is None or response.status_code != HTTPStatus.BAD_REQUEST or not key.renew(request):
+            return response
+        await response.aclose()
+        return await self._transport.handle_async_request(request)
 
     async def _state(self) -> dict[str, Any]:
         """Return the management API's description of the default version. Raises ModelDown or ModelGarbled."""
+        request = httpx.Request("GET", self._model, extensions={"timeout": _timeouts(MANAGEMENT_SECONDS)})
         try:
-            response = await self._client.get(self._model, timeout=MANAGEMENT_SECONDS, auth=self._management_key)
+            response = await _read(await self._signed(request, self._management_key))
         except httpx.TransportError as error:
             raise ModelDown("TorchServe's management API cannot be reached") from error
         if response.status_code == 404:
@@ -287,6 +303,20 @@ def _own(reply: GenerateReply, request: GenerateRequest) -> GenerateReply:
     if reply.request_id != request.request_id:
         raise ModelGarbled("the model answered another request")
     return reply
+
+
+async def _read(response: httpx.Response) -> httpx.Response:
+    """Return `response` when all of it has come."""
+    try:
+        await response.aread()
+    except BaseException:
+        await response.aclose()
+        raise
+    return response
+
+
+def _timeouts(patience: float | None) -> dict[str, float | None]:
+    return httpx.Timeout(patience, connect=CONNECT_SECONDS).as_dict()
 
 
 async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:

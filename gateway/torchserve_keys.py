@@ -6,39 +6,41 @@ once. The file (`key_file.json` in its working directory) is the only place wher
 
 import json
 import logging
-from collections.abc import Generator
-from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import httpx
 
 Purpose = Literal["inference", "management"]
 
+HEADER: Final = "Authorization"
+
 logger = logging.getLogger(__name__)
 
 
-class TorchServeKey(httpx.Auth):
-    """Signs requests to one of TorchServe's two interfaces. Without a file, or a key in it, it sends none."""
+class TorchServeKey:
+    """Signs requests to one of TorchServe's two interfaces. Without a file, or a key in it, it signs nothing."""
 
     def __init__(self, key_file: Path, purpose: Purpose) -> None:
         self._file, self._purpose = key_file, purpose
         self._key: str | None = None
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send `request` with the key; once more when it is refused and the file holds another by now.
+    def sign(self, request: httpx.Request) -> None:
+        """Put the key into the headers of `request`."""
+        self._key = self._key or self._read()
+        _sign(request, self._key)
+
+    def renew(self, request: httpx.Request) -> bool:
+        """Return whether the file holds another key than that of `request`, which was refused; put it there.
 
         TorchServe says 400 where others say 401, and so does the handler of a body that it cannot read: what decides
         is whether there is a new key. TorchServe looks at the key before it looks at anything else.
         """
-        sent = self._key = self._key or self._read()
-        _sign(request, sent)
-        response = yield request
-        if response.status_code == HTTPStatus.BAD_REQUEST:
-            self._key = self._read()
-            if self._key not in (None, sent):
-                _sign(request, self._key)
-                yield request
+        self._key = self._read()
+        if self._key is None or request.headers.get(HEADER) == _value(self._key):
+            return False
+        _sign(request, self._key)
+        return True
 
     def _read(self) -> str | None:
         try:
@@ -52,4 +54,8 @@ class TorchServeKey(httpx.Auth):
 
 def _sign(request: httpx.Request, key: str | None) -> None:
     if key is not None:
-        request.headers["Authorization"] = f"Bearer {key}"  # TorchServe knows the scheme in this spelling alone
+        request.headers[HEADER] = _value(key)
+
+
+def _value(key: str) -> str:
+    return f"Bearer {key}"  # TorchServe knows the scheme in this spelling alone

@@ -33,11 +33,13 @@ async def test_connections_are_kept_or_not_as_told(keep: bool, connections: int)
 
 async def test_the_workers_of_every_server_behind_a_balancer_are_asked_once() -> None:
     served = FakeTorchServe()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(served)) as client:
-        inference = TorchServeInference(
-            client, inference_url="http://inference", management_url="http://management", model_name="godel"
-        )
-        for pid in (1, 2, 1, 2, 1, 2):
-            served.workers = [READY | {"pid": pid}]
-            await inference.ready()
+    inference = TorchServeInference(
+        httpx.ASGITransport(served),
+        inference_url="http://inference",
+        management_url="http://management",
+        model_name="godel",
+    )
+    for pid in (1, 2, 1, 2, 1, 2):
+        served.workers = [READY | {"pid": pid}]
+        await inference.ready()
     assert len(served.seen) == 2

@@ -31,15 +31,14 @@ def served() -> FakeTorchServe:
 
 
 @pytest.fixture
-async def inference(served: FakeTorchServe) -> AsyncIterator[TorchServeInference]:
+def inference(served: FakeTorchServe) -> TorchServeInference:
     """The adapter with the fake in its own process; no socket between them."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(served)) as client:
-        yield adapter(client)
+    return adapter(httpx.ASGITransport(served))
 
 
-def adapter(client: httpx.AsyncClient, **options: Any) -> TorchServeInference:
+def adapter(transport: httpx.AsyncBaseTransport, **options: Any) -> TorchServeInference:
     urls = {"inference_url": "http://inference", "management_url": "http://management"}
-    return TorchServeInference(client, model_name="godel", **urls | options)
+    return TorchServeInference(transport, model_name="godel", **urls | options)
 
 
 def asking(**options: Any) -> GenerateRequest:
@@ -234,18 +233,17 @@ async def test_a_worker_is_asked_for_its_words_once_and_a_new_one_again(
 
 async def test_what_a_silent_handler_does_not_say_the_archive_does(served: FakeTorchServe) -> None:
     served.workers = [LOADING]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(served)) as client:
-        model = await adapter(client, archive={"engine": "onnx", "precision": ["odd"]}).describe()
+    archive = {"engine": "onnx", "precision": ["odd"]}
+    model = await adapter(httpx.ASGITransport(served), archive=archive).describe()
     assert (model.engine, model.precision, model.workers[0].status) == ("onnx", None, "LOADING")
 
 
 async def test_a_model_that_is_not_registered_is_down_by_name(served: FakeTorchServe) -> None:
     served.known = "other"
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(served)) as client:
-        inference = adapter(client)
-        for call in (inference.generate(asking()), inference.ready(), inference.describe()):
-            with pytest.raises(ModelDown, match="no model called godel"):
-                await call
+    inference = adapter(httpx.ASGITransport(served))
+    for call in (inference.generate(asking()), inference.ready(), inference.describe()):
+        with pytest.raises(ModelDown, match="no model called godel"):
+            await call
 
 
 async def parts_of(inference: TorchServeInference, **options: Any) -> list[str | GenerateReply]:
@@ -287,8 +285,8 @@ async def test_a_worker_that_dies_in_the_middle_of_a_stream_is_down(served: Fake
     served.reply = lambda _: reply_with("One two three.")
     served.cut = True
     with running(served) as address:
-        async with httpx.AsyncClient() as client:
-            stream = adapter(client, inference_url=address).stream(asking(stream=True))
+        async with httpx.AsyncHTTPTransport() as transport:
+            stream = adapter(transport, inference_url=address).stream(asking(stream=True))
             assert await anext(stream) == "One "
             with pytest.raises(ModelDown):
                 await anext(stream)
@@ -298,8 +296,8 @@ async def test_a_stream_that_is_closed_lets_go_of_the_model(served: FakeTorchSer
     served.reply = lambda _: reply_with("One two three.")
     served.pause = threading.Event()
     with running(served) as address:
-        async with httpx.AsyncClient() as client:
-            stream = adapter(client, inference_url=address).stream(asking(stream=True))
+        async with httpx.AsyncHTTPTransport() as transport:
+            stream = adapter(transport, inference_url=address).stream(asking(stream=True))
             assert await anext(stream) == "One "
             await stream.aclose()
             assert await asyncio.to_thread(served.left.wait, 5)
@@ -312,8 +310,8 @@ async def test_a_stream_without_news_ends_at_its_deadline_however_the_clock_jump
     served.reply = lambda _: reply_with("One two three.")
     served.pause = threading.Event()
     with running(served) as address:
-        async with httpx.AsyncClient() as client:
-            waiting = adapter(client, inference_url=address, clock=lambda: -3600.0)
+        async with httpx.AsyncHTTPTransport() as transport:
+            waiting = adapter(transport, inference_url=address, clock=lambda: -3600.0)
             stream = waiting.stream(asking(stream=True, submitted_at=0.0, deadline=0.3))
             assert await anext(stream) == "One "
             with pytest.raises(ModelTimeout):
@@ -350,18 +348,17 @@ async def test_only_what_was_never_sent_is_sent_again_and_once(
 ) -> None:
     monkeypatch.setattr(torchserve, "RECONNECT_SECONDS", 0.0)
     way = Unsteady(FakeTorchServe(), *failures)
-    async with httpx.AsyncClient(transport=way) as client:
-        inference = TorchServeInference(client, inference_url="http://t", management_url="http://t", model_name="godel")
-        request = GenerateRequest(prompt="one two", request_id="r", stream=stream)
+    inference = TorchServeInference(way, inference_url="http://t", management_url="http://t", model_name="godel")
+    request = GenerateRequest(prompt="one two", request_id="r", stream=stream)
 
-        async def ask() -> str:
-            if not stream:
-                return (await inference.generate(request)).text
-            return "".join([part async for part in inference.stream(request) if isinstance(part, str)])
+    async def ask() -> str:
+        if not stream:
+            return (await inference.generate(request)).text
+        return "".join([part async for part in inference.stream(request) if isinstance(part, str)])
 
-        if answered:
-            assert await ask() == "one two"
-        else:
-            with pytest.raises(ModelDown):
-                await ask()
-        assert way.failures == []
+    if answered:
+        assert await ask() == "one two"
+    else:
+        with pytest.raises(ModelDown):
+            await ask()
+    assert way.failures == []

@@ -1,7 +1,6 @@
 """TorchServe's own keys: sent where it asks for them, read again when it makes new ones, never guessed."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,15 +65,14 @@ def spoil(path: Path, content: str | None) -> None:
 
 
 @pytest.fixture
-async def inference(guarded: GuardedTorchServe, key_file: Path) -> AsyncIterator[TorchServeInference]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(guarded)) as client:
-        yield TorchServeInference(
-            client,
-            inference_url="http://inference",
-            management_url="http://management",
-            model_name="godel",
-            key_file=key_file,
-        )
+def inference(guarded: GuardedTorchServe, key_file: Path) -> TorchServeInference:
+    return TorchServeInference(
+        httpx.ASGITransport(guarded),
+        inference_url="http://inference",
+        management_url="http://management",
+        model_name="godel",
+        key_file=key_file,
+    )
 
 
 def asking(*, stream: bool = False) -> GenerateRequest:
