@@ -56,19 +56,21 @@ Failures are `application/problem+json` (RFC 9457). Every response has an `X-Req
 """
 
 ROUTERS: tuple[APIRouter, ...] = (
+    chat.router,
+    openai.router,
     model.router,
     metrics_route.router,
     bots.router,
     knowledge.router,
     sessions.router,
-    chat.router,
-    openai.router,
     keys.router,
     deployments.router,
     page.router,
     seed.router,
 )
-"""In the order in which they are asked; the short addresses, which match almost anything, come last."""
+"""In the order in which they are asked: what is asked most comes first, the short addresses, which match almost
+anything, last.
+"""
 
 
 SECURITY_SCHEMES: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, StaticPool, create_engine, event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gateway.errors import Misconfigured, StoreUnavailable
 
@@ -49,7 +49,9 @@ class SqliteDatabase:
         _make_file(self.url)
         self._timeout = timeout
         self._engine = _engine(self.url, math.ceil(timeout * 500))
-        self._at_hand = _engine(self.url, 0, poolclass=StaticPool)
+        # Statements that only read need no transaction, which would cost as much again as they do.
+        self._at_hand = _engine(self.url, 0, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
+        self._held: Connection | None = None
         self._turn = asyncio.Lock()  # SQLite's own wait for writers sleeps ever longer
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
@@ -57,9 +59,14 @@ class SqliteDatabase:
     async def glance(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` reads, at once: to find a row by its key takes less time than to call a thread."""
         try:
-            return _transact(self._at_hand, work)
-        except OperationalError:  # another process mends the log, or holds the file to itself: wait, but elsewhere
-            return await self.read(work)
+            if self._held is None:
+                self._held = self._at_hand.connect()
+            return work(self._held)
+        except DBAPIError as error:
+            self._let_go()
+            if isinstance(error, OperationalError):  # another process mends the log, or holds the file to itself
+                return await self.read(work)  # which waits, but elsewhere
+            raise
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` reads."""
@@ -81,8 +88,14 @@ class SqliteDatabase:
         """Finish what is being done, then close every connection."""
         for threads in (self._writer, self._readers):
             await asyncio.to_thread(threads.shutdown)
+        self._let_go()
         self._at_hand.dispose()
         self._engine.dispose()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     async def _call(self, threads: ThreadPoolExecutor, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, _transact, self._engine, work)
