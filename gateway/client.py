@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 from gateway.documents import MEDIA_TYPES, SUFFIXES
+from gateway.loopback import is_loopback
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 120.0
@@ -31,8 +32,14 @@ class GatewayClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         try:
-            self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            self._client = httpx.Client(
+                base_url=url,
+                headers=headers,
+                timeout=timeout,
+                transport=transport,
+                trust_env=not is_loopback(urlsplit(url).hostname or ""),  # a proxy cannot reach this machine's own
+            )
+        except (httpx.InvalidURL, ValueError) as error:
             raise CallFailed(f"cannot call {url}: {error}") from error
 
     def __enter__(self) -> Self:

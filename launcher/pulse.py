@@ -3,8 +3,9 @@
 import threading
 import time
 import urllib.error
-import urllib.request
 from typing import Final
+
+from launcher.local_http import ask
 
 PERIOD_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 4.0
@@ -33,7 +34,7 @@ class Pulse:
         while not self._stop.wait(PERIOD_SECONDS):
             start = time.monotonic()
             try:
-                with urllib.request.urlopen(self._url, timeout=ANSWER_SECONDS):  # noqa: S310 - our own address
+                with ask(self._url, seconds=ANSWER_SECONDS):
                     pass
             except urllib.error.HTTPError as error:
                 error.close()

@@ -8,12 +8,11 @@ import os
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from typing import Final
 
 from gateway.settings import Settings
 from handler.contract.archive import read_metadata
+from launcher.local_http import ask
 from launcher.processes import Child
 from launcher.properties import ROOT, check_port, check_ports
 from launcher.pulse import Pulse
@@ -153,7 +152,7 @@ class Stack:
 def answers(url: str) -> bool:
     """Whether `url` answers with 200, a canary prompt's time included."""
     try:
-        with urllib.request.urlopen(url, timeout=15) as reply:  # noqa: S310 - our own gateway
-            return bool(reply.status == 200)
+        with ask(url, seconds=15) as reply:
+            return reply.status == 200
     except (OSError, ValueError):
         return False

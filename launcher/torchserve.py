@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from launcher.java import find_java
+from launcher.local_http import ask
 from launcher.logs import CONSOLE, Logs
 from launcher.processes import Child
 from launcher.properties import CONFIG, ROOT, loaded_model, read_properties, render_properties
@@ -148,7 +149,7 @@ class TorchServe:
         if self.key_file is not None:
             key = json.loads(self.key_file.read_text(encoding="utf-8"))["management"]["key"]
             request.add_header("Authorization", f"Bearer {key}")
-        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
+        with ask(request, seconds=30) as reply:
             return json.load(reply)
 
     def new_warnings(self) -> list[str]:

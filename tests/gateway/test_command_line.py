@@ -72,6 +72,11 @@ def test_a_bot_from_beginning_to_end(godel: Godel) -> None:
     assert len(godel("bots", "list").splitlines()) == 1
 
 
+def test_a_gateway_of_this_machine_is_not_sought_behind_a_proxy(godel: Godel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert godel("bots", "list").startswith("BOT ")
+
+
 def test_documents_are_uploaded_at_creation_or_later(godel: Godel, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<h1>Go</h1><script>x</script><p>It is older.</p>")

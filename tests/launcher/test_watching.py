@@ -32,6 +32,10 @@ class Handler:
 FAILING_HANDLER = DYING_HANDLER.replace("os._exit(3)", "raise RuntimeError('this model is not for serving')")
 
 
+NO_PROXY = "http://127.0.0.1:9"
+"""Where nobody listens. Many machines name a proxy; it has no part in what goes on between processes of one."""
+
+
 class Served:
     """`launcher serve` with settings, run folder and database of its own, and what it has printed."""
 
@@ -44,7 +48,7 @@ class Served:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "launcher", "serve", *self.options],
             cwd=ROOT,
-            env=os.environ | {"GODEL_PORT": "0", "GODEL_DATABASE_URL": database},
+            env=os.environ | {"GODEL_PORT": "0", "GODEL_DATABASE_URL": database, "http_proxy": NO_PROXY},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
