@@ -155,7 +155,9 @@ def _run_archiver(extra: Path, config: Path, scratch: Path, name: str, version: 
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", version]
     command += ["--handler", str(HANDLER_MODULE), "--extra-files", str(extra)]
     command += ["--config-file", str(config), "--export-path", str(scratch), "--archive-format", "zip-store", "--force"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # It works in a folder of the model's name among the temporary ones, where another build may be at work.
+    own = os.environ | {"TMPDIR": str(scratch)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=own)
     built = scratch / f"{name}.mar"
     if done.returncode or not built.is_file():
         lines = done.stderr.strip().splitlines() or ["no message"]

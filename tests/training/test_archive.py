@@ -3,6 +3,7 @@
 import json
 import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, model: Path, inputs
     build_archive(str(model), first, **inputs)
     build_archive(str(model), second, **inputs)
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_two_builds_at_once_do_not_disturb_each_other(tmp_path: Path, model: Path) -> None:
+    archives = [tmp_path / f"{number}.mar" for number in range(4)]
+    with ThreadPoolExecutor(len(archives)) as threads:
+        list(threads.map(lambda archive: build_archive(str(model), archive, **INPUTS), archives))
+    assert len({archive.read_bytes() for archive in archives}) == 1
 
 
 @each_engine
