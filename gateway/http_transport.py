@@ -1,9 +1,10 @@
 """httpx's way to a server, over aiohttp's connections: these take a fifth of the processor time of its own.
 
 What goes wrong keeps its meaning: `httpx.ConnectError` and `ConnectTimeout` say that nothing was sent, and nothing else
-does.
+does; `ReadError` says that the other end closed the connection, `NetworkError` that it, or the way to it, is gone.
 """
 
+import errno
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import httpx
 
 KEEP_ALIVE_SECONDS: Final = 5.0
 """How long a connection that nobody uses is kept."""
+
+_CUT: Final = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 SocketOption = tuple[int, int, int]
 
@@ -95,4 +98,12 @@ def _translated(request: httpx.Request) -> Iterator[None]:
     except aiohttp.InvalidURL as error:
         raise httpx.UnsupportedProtocol(str(error), request=request) from error
     except aiohttp.ClientError as error:
-        raise httpx.ReadError(str(error), request=request) from error
+        kind = httpx.NetworkError if _is_cut(error) else httpx.ReadError
+        raise kind(str(error), request=request) from error
+
+
+def _is_cut(error: aiohttp.ClientError) -> bool:
+    """Return whether the kernel has given up the other end. Of a body that stops aiohttp tells why in text alone."""
+    if isinstance(error, aiohttp.ClientOSError):
+        return error.errno in _CUT
+    return isinstance(error, aiohttp.ClientPayloadError) and any(f"({number}, " in str(error) for number in _CUT)

@@ -1,6 +1,7 @@
 """httpx over aiohttp's connections: what is sent, what is kept open, and what each failure is called."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -103,6 +104,32 @@ async def test_what_fails_after_it_was_sent_is_never_called_a_failure_to_connect
         with pytest.raises(failure):
             await client.post("/", content=b"x")
     assert len(server.bodies) == 1
+
+
+class Cut(socket.socket):
+    """A socket whose other end has not been heard of for too long, once something comes after `heard` bytes."""
+
+    heard = 0
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        if self.heard <= 0:
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+        data = super().recv(min(size, self.heard), *flags)
+        self.heard -= len(data)
+        return data
+
+
+@pytest.mark.parametrize("heard", [0, 20, 40], ids=["nothing", "half-a-head", "half-a-body"])
+async def test_a_machine_that_is_gone_is_not_a_connection_that_was_closed(
+    monkeypatch: pytest.MonkeyPatch, heard: int
+) -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf and half"
+    monkeypatch.setattr(Cut, "heard", heard)
+    monkeypatch.setattr(AiohttpTransport, "_socket", lambda _, address: Cut(*address[:3]))
+    async with asking(Server(answer)) as client:
+        with pytest.raises(httpx.NetworkError) as raised:
+            await client.post("/", content=b"x")
+    assert type(raised.value) is httpx.NetworkError
 
 
 async def test_nobody_listening_is_a_failure_to_connect_and_silence_a_timeout() -> None:
