@@ -17,49 +17,9 @@ import psutil
 import pytest
 
 from launcher.properties import ROOT
-
-READY_SECONDS = 60
-
+from tests.launcher.served import Served
 
 pytestmark = pytest.mark.usefixtures("archive")
-
-
-class Served:
-    """A running `launcher serve` and what it has printed."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "launcher", "serve"],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-        self._seen = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            with self._seen:
-                self.lines.append(line.rstrip())
-                self._seen.notify_all()
-
-    def wait_for(self, pattern: str) -> str:
-        """Return the first line that matches."""
-
-        def found() -> str | None:
-            return next((line for line in self.lines if re.search(pattern, line)), None)
-
-        with self._seen:
-            assert self._seen.wait_for(found, READY_SECONDS), self.lines
-            return found() or ""
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
 
 
 def until_busy(worker: psutil.Process, asker: threading.Thread) -> None:
@@ -76,7 +36,7 @@ def until_busy(worker: psutil.Process, asker: threading.Thread) -> None:
 def served(tmp_path: Path) -> Iterator[Served]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    served = Served({"GODEL_PORT": str(port), "GODEL_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/godel.db"})
+    served = Served(tmp_path, environment={"GODEL_PORT": str(port)})
     yield served
     if served.process.poll() is None:
         served.process.send_signal(signal.SIGTERM)
@@ -92,9 +52,7 @@ def test_serve_prints_a_line_to_try_that_works_drains_on_sigterm_and_leaves_no_p
     assert "Context updated successfully for cricket" in tried.stdout
     assert tried.stdout.count('"response"') == 2
 
-    second = subprocess.run(
-        [sys.executable, "-m", "launcher", "serve"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-    )
+    second = served.command("serve")
     assert second.returncode == 1
     assert len(second.stderr.strip().splitlines()) == 1
     assert "already serving" in second.stderr

@@ -10,8 +10,8 @@ import pytest
 
 from tests.faults.load import Load
 from tests.faults.report import Report
-from tests.faults.served import Served
 from tests.gateway.serving import GatewayProcess
+from tests.launcher.served import Served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -1,11 +1,6 @@
 """A served stack under accidents: real processes on free ports, with the engine that needs no weights' time."""
 
-import os
-import re
 import signal
-import subprocess
-import sys
-import threading
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -14,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.properties import ROOT, free_ports, read_properties, render_properties
 from launcher.torchserve import StartError
 from launcher.trial import trial_torchserve
+from tests.launcher.served import Served
 from training.archive import build_archive
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -32,66 +27,6 @@ class Handler:
 FAILING_HANDLER = DYING_HANDLER.replace("os._exit(3)", "raise RuntimeError('this model is not for serving')")
 
 
-NO_PROXY = "http://127.0.0.1:9"
-"""Where nobody listens. Many machines name a proxy; it has no part in what goes on between processes of one."""
-
-
-class Served:
-    """`launcher serve` with settings, run folder and database of its own, and what it has printed."""
-
-    def __init__(self, folder: Path, archive: Path) -> None:
-        own = {"model_store": str(archive.parent), "load_models": f"godel={archive.name}"}
-        config = folder / "own.properties"
-        config.write_text(render_properties(read_properties() | free_ports() | own))
-        self.options = ["--run-dir", str(folder / "run"), "--config", str(config)]
-        database = f"sqlite+aiosqlite:///{folder}/godel.db"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "launcher", "serve", *self.options],
-            cwd=ROOT,
-            env=os.environ | {"GODEL_PORT": "0", "GODEL_DATABASE_URL": database, "http_proxy": NO_PROXY},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-        self._seen = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            with self._seen:
-                self.lines.append(line.rstrip())
-                self._seen.notify_all()
-
-    def wait_for(self, pattern: str) -> str:
-        """Return the first line that matches."""
-
-        def found() -> str | None:
-            return next((line for line in self.lines if re.search(pattern, line)), None)
-
-        with self._seen:
-            assert self._seen.wait_for(lambda: found() or not self._reader.is_alive(), 90), self.lines
-            line = found()
-        assert line, self.lines
-        return line
-
-    def url(self) -> str:
-        return self.wait_for("^ready: ").split()[1]
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def member(self, word: str) -> psutil.Process:
-        return next(each for each in self.family() if word in " ".join(each.cmdline()))
-
-    def command(self, name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "launcher", name, *self.options]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of the embedded model's vocabulary and the echo engine."""
@@ -104,10 +39,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(tmp_path: Path, archive: Path) -> Iterator[Served]:
     served = Served(tmp_path, archive)
     yield served
-    family = served.family() if served.process.poll() is None else []
-    served.process.kill()
-    served.process.wait()
-    psutil.wait_procs(family, timeout=20)
+    served.close()
 
 
 def answers(url: str) -> bool:
@@ -118,7 +50,7 @@ def answers(url: str) -> bool:
 
 
 def test_what_dies_is_started_again_status_tells_and_stop_leaves_nothing(served: Served) -> None:
-    url = served.url()
+    url = served.url
     told = served.command("status")
     assert (told.returncode, told.stdout.split(" (")[0]) == (0, f"ready: {url}")
 
@@ -138,7 +70,7 @@ def test_what_dies_is_started_again_status_tells_and_stop_leaves_nothing(served:
 
 
 def test_nothing_lives_on_when_the_launcher_itself_is_killed(served: Served) -> None:
-    served.url()
+    assert served.url
     family = served.family()
     assert len(family) >= 3  # Java, its worker, the gateway
     served.process.kill()

@@ -1,4 +1,4 @@
-"""`launcher serve`, what `make serve` runs, with ports, run folder and database of its own."""
+"""`launcher serve`, what `make serve` runs, as a process under test."""
 
 import os
 import re
@@ -12,20 +12,29 @@ import psutil
 
 from launcher.properties import ROOT, free_ports, read_properties, render_properties
 
+NO_PROXY = "http://127.0.0.1:9"
+"""Where nobody listens. Many machines name a proxy; it has no part in what goes on between processes of one."""
+
 
 class Served:
-    """A served stack over `archive`, and what the launcher has printed."""
+    """A served stack, and what the launcher has printed. Its database is in `folder`.
 
-    def __init__(self, folder: Path, archive: Path, environment: Mapping[str, str] | None = None) -> None:
-        own = {"model_store": str(archive.parent), "load_models": f"godel={archive.name}"}
-        config = folder / "own.properties"
-        config.write_text(render_properties(read_properties() | free_ports() | own))
+    Ports and run folder are its own too where it serves an `archive`; without one it is what the checkout serves.
+    """
+
+    def __init__(self, folder: Path, archive: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self._options: list[str] = []
+        if archive is not None:
+            own = {"model_store": str(archive.parent), "load_models": f"godel={archive.name}"}
+            config = folder / "own.properties"
+            config.write_text(render_properties(read_properties() | free_ports() | own))
+            self._options = ["--run-dir", str(folder / "run"), "--config", str(config)]
         self.database_url = f"sqlite+aiosqlite:///{folder}/godel.db"
-        self._options = ["--run-dir", str(folder / "run"), "--config", str(config)]
+        own_environment = {"GODEL_PORT": "0", "GODEL_DATABASE_URL": self.database_url, "http_proxy": NO_PROXY}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "launcher", "serve", *self._options],
+            self._command("serve"),
             cwd=ROOT,
-            env=os.environ | {"GODEL_PORT": "0", "GODEL_DATABASE_URL": self.database_url} | dict(environment or {}),
+            env=os.environ | own_environment | dict(environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -61,6 +70,10 @@ class Served:
         """Return the process whose command line holds `word`."""
         return next(each for each in self.family() if word in " ".join(each.cmdline()))
 
+    def command(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the launcher's on it."""
+        return subprocess.run(self._command(name), cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+
     def close(self) -> None:
         """End everything, whatever its state."""
         family = self.family() if self.process.poll() is None else []
@@ -70,6 +83,9 @@ class Served:
             if each.is_running():
                 each.kill()
         psutil.wait_procs(family, timeout=20)
+
+    def _command(self, name: str) -> list[str]:
+        return [sys.executable, "-m", "launcher", name, *self._options]
 
     def _read(self) -> None:
         assert self.process.stdout
