@@ -42,9 +42,13 @@ train: $(VENV)/.training ## Run all training stages of RECIPE
 	@[ -x training/recipes/$(RECIPE).sh ] || { echo "make: there is no recipe $(RECIPE); choose of:" $(basename $(notdir $(wildcard training/recipes/*.sh))) >&2; exit 1; }
 	@PYTHON=$(PY) training/recipes/$(RECIPE).sh
 
+# What starts model servers, or a load, has the machine to itself; of the rest two files run at a time.
+ALONE := e2e or faults or cluster or soak
+
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
 	@$(EMBEDDED)
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not ($(ALONE))"
+	@$(PY) -m pytest -m "$(ALONE)"
 
 cluster-test: $(VENV)/.dev ## The tests of several machines alone (root; 2 minutes): PostgreSQL, Redis, HAProxy, namespaces
 	@$(EMBEDDED)

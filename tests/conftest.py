@@ -22,6 +22,16 @@ settings.register_profile(
 )
 settings.load_profile("fixed")
 
+REAL = {"stack", "guarded"}
+"""Fixtures that start a TorchServe."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs one as end-to-end, wherever it stands."""
+    for item in items:
+        if isinstance(item, pytest.Function) and REAL & set(item.fixturenames):
+            item.add_marker(pytest.mark.e2e)
+
 
 @pytest.fixture(scope="session")
 def archive() -> Path:
