@@ -29,6 +29,7 @@ class Need:
 
 NEEDS: Final[dict[str, Need | None]] = {
     "GET /": None,
+    "GET /docs": None,
     "GET /static/{name}": None,
     "GET /healthz": None,
     "GET /livez": None,

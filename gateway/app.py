@@ -73,6 +73,9 @@ anything, last.
 """
 
 
+TAGS: tuple[str, ...] = ("bots", "sessions", "chat", "openai", "operation", "keys", "deployments", "short addresses")
+"""The chapters of the interface, in the order in which they are shown."""
+
 SECURITY_SCHEMES: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -128,10 +131,12 @@ def create_app(
         title="godel-serve",
         version="0.1.0",
         description=DESCRIPTION,
+        openapi_tags=[{"name": tag} for tag in TAGS],
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,  # what generators of clients call their functions
         redirect_slashes=False,  # a message may end in a slash, and a redirect would decode it twice
-        swagger_ui_oauth2_redirect_url=None,
+        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # a span would hold the path, users' text
     )
     for router in ROUTERS:

@@ -32,13 +32,6 @@ DEFAULTS = {
 }
 """Headers of every response that does not say otherwise."""
 
-DOCS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline' https:; style-src 'unsafe-inline'"
-    " https:; font-src https:; img-src 'self' data:; worker-src blob:; connect-src 'self'; base-uri 'none';"
-    " frame-ancestors 'none'",
-}
-"""Those of FastAPI's two pages about the interface, which load their scripts from elsewhere and ask nobody but us."""
-
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 logger = logging.getLogger("gateway.request")
@@ -73,8 +66,7 @@ class RequestLog:
                 status = message["status"]
                 sent = MutableHeaders(scope=message)
                 sent[HEADER] = request_id
-                others = DOCS if scope["path"] in ("/docs", "/redoc") else {}
-                for name, value in {**state.get("rate_limit_headers", {}), **DEFAULTS, **others}.items():
+                for name, value in {**state.get("rate_limit_headers", {}), **DEFAULTS}.items():
                     sent.setdefault(name, value)
             await send(message)
 

@@ -69,6 +69,15 @@ async def test_a_request_arrives_as_it_is_and_its_connection_is_used_again() -> 
     assert server.connections == 1
 
 
+async def test_the_end_of_a_transport_is_that_of_its_connections() -> None:
+    server = Server()
+    async with asking(server) as client:
+        assert (await client.get("/")).text == "ok"
+        assert not server.left.is_set()
+    async with asyncio.timeout(5):
+        await server.left.wait()
+
+
 async def test_a_connection_that_is_not_to_be_kept_is_said_to_be_and_closed() -> None:
     server = Server()
     async with asking(server, keep=False) as client:

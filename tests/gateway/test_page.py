@@ -344,3 +344,12 @@ def test_the_files_come_with_a_strict_policy_and_nothing_else_is_served(address:
         assert httpx.get(f"{address}{path}").status_code == 404
     page = httpx.get(address).text
     assert not re.search(r"<script(?![^>]*src=)|\son\w+=|style=|https?://", page)
+
+
+def test_the_interface_is_shown_with_nothing_from_elsewhere_and_can_be_tried(visit: Visit, address: str) -> None:
+    page = visit()
+    page.goto(f"{address}/docs")
+    page.get_by_role("button", name="Is the process alive?", exact=False).first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table")).to_contain_text('"ok"')

@@ -43,6 +43,7 @@ ADMINISTRATORS: Final = frozenset(ADMINS)
 
 MAY: Final[dict[str, frozenset[str]]] = {
     "GET /": ANYBODY,
+    "GET /docs": ANYBODY,
     "GET /static/{name}": ANYBODY,
     "GET /healthz": ANYBODY,
     "GET /livez": ANYBODY,
