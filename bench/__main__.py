@@ -82,7 +82,7 @@ def main() -> None:
     found = figures(raw)
     partial.replace(final)
     if "sweep" in raw:
-        draw(raw["sweep"], output)
+        draw(raw["sweep"], output, instructions())
     print(details(raw), table(found), json.dumps(found), sep="\n\n")
 
 

@@ -23,8 +23,8 @@ LABELS: Final = {
 }
 
 
-def draw(sweep: Mapping[str, Mapping[str, Mapping[str, float]]], folder: Path) -> list[Path]:
-    """Write `sweep-NAME.png` for every sweep into `folder` and return the files."""
+def draw(sweep: Mapping[str, Mapping[str, Mapping[str, float]]], folder: Path, kind: str) -> list[Path]:
+    """Write `KIND-NAME.png` for every sweep into `folder` and return the files. `kind` is that of the processor."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, points in sweep.items():
@@ -35,7 +35,7 @@ def draw(sweep: Mapping[str, Mapping[str, Mapping[str, float]]], folder: Path) -
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         axes.legend()
-        files.append(folder / f"sweep-{name}.png")
+        files.append(folder / f"{kind}-{name}.png")
         figure.savefig(files[-1])
         pyplot.close(figure)
     return files
