@@ -1,4 +1,4 @@
-"""An archive whose engine needs no weights and, when a prompt says so, dies, hangs or wants all memory."""
+"""An archive whose engine needs no weights and, when a prompt says so, dies, hangs, wants all memory or takes much."""
 
 import re
 import zipfile
@@ -6,8 +6,11 @@ from pathlib import Path
 
 from training.archive import build_archive
 
-KILL, HANG, MEMORY = "poisonkill", "poisonhang", "poisonmemory"
+KILL, HANG, MEMORY, EAT = "poisonkill", "poisonhang", "poisonmemory", "poisoneat"
 """Words in a prompt that make the engine do it."""
+
+EATEN = 256 << 20
+"""How many bytes it takes for EAT."""
 
 HANG_SECONDS = 5
 """After which a hung worker is replaced here; 15 in archives as they come."""
@@ -35,6 +38,8 @@ def _faulty(encode):
             time.sleep(3600)
         if "{MEMORY}" in text:
             raise MemoryError
+        if "{EAT}" in text:
+            eaten = b"x" * {EATEN}
         encode(self, slot, prompt_ids)
 
     return faulty

@@ -13,7 +13,7 @@ import pytest
 
 from launcher.stack import Stack
 from launcher.trial import trial_stack
-from tests.faults.faulty_archive import HANG, KILL, MEMORY
+from tests.faults.faulty_archive import EAT, EATEN, HANG, KILL, MEMORY
 from tests.faults.load import Load
 from tests.faults.report import Report
 
@@ -80,6 +80,49 @@ def test_a_request_for_which_there_is_no_memory_fails_alone_or_with_its_neighbou
     assert worker_pid(stack) == old
     assert set(load.seen(since)) <= CLEAN
     report.add("worker's engine out of memory", load.outcome(since, recovered))
+
+
+@pytest.fixture
+def confine() -> Iterator[Callable[[int, int], None]]:
+    """Let a process take so many bytes more than it has, or the kernel kills it."""
+    found = [
+        (root / f"godel-test-{os.getpid()}", limit)
+        for root, limit in (
+            (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),  # version 1, then 2, of control groups
+            (Path("/sys/fs/cgroup"), "memory.max"),
+        )
+        if os.access(root, os.W_OK) and (root / "cgroup.procs").exists()
+    ]
+    if os.geteuid() or not found:
+        pytest.skip("control groups that bound memory need root, and a kernel that has them")
+    group, limit = found[0]
+    group.mkdir()
+
+    def confined(pid: int, more: int) -> None:
+        # What it has already stays on the account of the group that it had.
+        (group / limit).write_text(str(more))
+        (group / "cgroup.procs").write_text(str(pid))
+
+    yield confined
+    until(lambda: not (group / "cgroup.procs").read_text().split())
+    group.rmdir()
+
+
+@pytest.mark.usefixtures("poison")
+def test_a_worker_that_the_kernel_kills_for_want_of_memory_is_replaced_within_30_s(
+    stack: Stack, report: Report, confine: Callable[[int, int], None]
+) -> None:
+    with Load(stack.gateway_url) as load:
+        old = worker_pid(stack)
+        confine(old, EATEN // 2)
+        since = time.monotonic()
+        assert ask(stack, EAT).status_code == 503
+        recovered = load.until_back(since, seconds=60)
+    until(lambda: not psutil.pid_exists(old))
+    assert ask(stack, EAT).status_code == 200, "with the memory it asks for it is a prompt like others"
+    assert recovered < BOUND
+    assert set(load.seen(since)) <= CLEAN
+    report.add("worker out of memory, killed by the kernel", load.outcome(since, recovered))
 
 
 @pytest.mark.usefixtures("poison")
