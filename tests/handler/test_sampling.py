@@ -54,7 +54,7 @@ def test_greedy_takes_the_likeliest_token_of_each_row() -> None:
             [TemperatureLogitsWarper(2.0), TopKLogitsWarper(10), TopPLogitsWarper(0.7)],
         ),
     ],
-    ids=str,
+    ids=["top-p", "top-p, temperature", "top-k", "all of them"],
 )
 def test_sampling_draws_from_the_distribution_transformers_would(
     parameters: dict[str, object], warpers: list[Any]
