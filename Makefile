@@ -47,7 +47,7 @@ ALONE := e2e or faults or cluster or soak
 
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
 	@$(EMBEDDED)
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not ($(ALONE))"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"
 	@$(PY) -m pytest -m "$(ALONE)"
 
 cluster-test: $(VENV)/.dev ## The tests of several machines alone (root; 2 minutes): PostgreSQL, Redis, HAProxy, namespaces

@@ -108,7 +108,10 @@ def test_a_trial_tells_each_stages_speed_by_size_and_leaves_nothing(
         )
         return list(ways)
 
-    found = tried(3.0, [256, 512])
+    for seconds in (2.0, 8.0, 32.0):  # a trial needs some steps, and a busy machine time for them
+        found = tried(seconds, [256, 512])
+        if not any("failed" in row for row in found):
+            break
     assert [(row["stage"], row["tokens"]) for row in found] == [
         ("copy", 256), ("copy", 512), ("answer", 256), ("answer", 512),
     ]  # fmt: skip
