@@ -22,14 +22,11 @@ settings.register_profile(
 )
 settings.load_profile("fixed")
 
-REAL = {"stack", "guarded"}
-"""Fixtures that start a TorchServe."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs one as end-to-end, wherever it stands."""
+    """Mark what needs the stack as end-to-end, wherever it stands."""
     for item in items:
-        if isinstance(item, pytest.Function) and REAL & set(item.fixturenames):
+        if isinstance(item, pytest.Function) and "stack" in item.fixturenames:
             item.add_marker(pytest.mark.e2e)
 
 
