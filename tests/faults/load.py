@@ -82,7 +82,11 @@ class Load:
                 client.session = session["session_id"]
         for thread in self._threads:
             thread.start()
-        self.until(lambda: all(client.well >= IN_A_ROW for client in self.clients), 30)
+        try:
+            self.until(lambda: all(client.well >= IN_A_ROW for client in self.clients), 30)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
