@@ -20,9 +20,10 @@ import httpx
 
 from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout, WorkerDied
 from gateway.http_transport import AiohttpTransport
-from gateway.inference import ModelDescription, Worker
+from gateway.inference import ModelDescription
 from gateway.settings import Settings
 from gateway.torchserve_keys import TorchServeKey
+from gateway.torchserve_state import describe, workers
 from handler.contract.canary import canary
 from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, decode_line, decode_reply
 
@@ -179,11 +180,11 @@ class TorchServeInference:
     async def describe(self) -> ModelDescription:
         """Return what TorchServe's management API says, and what the handler adds to it."""
         state = await self._state()
-        pids = frozenset(worker.pid for worker in _workers(state) if worker.ready)
+        pids = frozenset(worker.pid for worker in workers(state) if worker.ready)
         if pids and self._described != pids:
             with contextlib.suppress(ModelError):  # a busy worker cannot say; the archive still knows most of it
                 self._own_words, self._described = await self._ask_handler(), pids
-        return _description(self._name, state, {**self._archive, **self._own_words})
+        return describe(self._name, state, {**self._archive, **self._own_words})
 
     async def _ask_handler(self) -> dict[str, Any]:
         """Return what the handler says of itself. It does not change while a worker lives.
@@ -254,7 +255,7 @@ class TorchServeInference:
 
     async def _ready_workers(self) -> frozenset[int | None]:
         """Return the process ids of the READY workers. Raises ModelDown when there is none."""
-        pids = frozenset(worker.pid for worker in _workers(await self._state()) if worker.ready)
+        pids = frozenset(worker.pid for worker in workers(await self._state()) if worker.ready)
         if not pids:
             raise ModelDown("no worker has loaded the model")
         return pids
@@ -341,36 +342,3 @@ def _meaning(error: WireError) -> ModelError:
     if error.status < 500:
         return ModelRejected(error.message, status=error.status, problems=error.problems)
     return ModelDown(error.message)
-
-
-def _workers(state: Mapping[str, Any]) -> list[Worker]:
-    found = state.get("workers")
-    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
-    return [Worker(status=str(row.get("status", "UNKNOWN")), pid=_whole(row.get("pid"))) for row in rows]
-
-
-def _description(name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelDescription:
-    queue = state.get("jobQueueStatus")
-    queue = queue if isinstance(queue, dict) else {}
-    return ModelDescription(
-        name=name,
-        version=_text(state.get("modelVersion")),
-        engine=_text(facts.get("engine")),
-        precision=_text(facts.get("precision")),
-        device=_text(facts.get("device")),
-        device_note=_text(facts.get("device_note")),
-        slots=_whole(state.get("batchSize")),
-        max_prompt_tokens=_whole(facts.get("max_prompt_tokens")),
-        max_new_tokens=_whole(facts.get("max_new_tokens")),
-        workers=tuple(_workers(state)),
-        queue_capacity=_whole(queue.get("remainingCapacity")),
-        queue_pending=_whole(queue.get("pendingRequests")),
-    )
-
-
-def _text(value: object) -> str | None:
-    return str(value) if isinstance(value, str | int | float) else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

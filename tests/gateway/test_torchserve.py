@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from gateway import torchserve
-from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout
+from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout, WorkerDied
 from gateway.settings import Settings
 from gateway.torchserve import TorchServeInference
 from handler.contract.generation import GenerationParameters
@@ -341,6 +341,7 @@ class Unsteady(httpx.AsyncBaseTransport):
         ([httpx.ConnectError, httpx.ConnectError], False),
         ([httpx.RemoteProtocolError], False),
         ([httpx.ReadError], False),
+        ([httpx.NetworkError], False),
     ],
 )
 async def test_only_what_was_never_sent_is_sent_again_and_once(
@@ -362,3 +363,13 @@ async def test_only_what_was_never_sent_is_sent_again_and_once(
         with pytest.raises(ModelDown):
             await ask()
     assert way.failures == []
+
+
+@pytest.mark.parametrize(("failure", "died"), [(httpx.ReadError, True), (httpx.NetworkError, False)])
+async def test_only_a_connection_that_the_other_end_closed_is_a_worker_that_died(
+    failure: type[httpx.TransportError], died: bool
+) -> None:
+    with pytest.raises(ModelDown) as raised:
+        await adapter(Unsteady(FakeTorchServe(), failure)).generate(asking())
+    assert isinstance(raised.value, WorkerDied) == died
+    assert raised.value.reached, "it may have had the request all the same"
