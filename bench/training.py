@@ -69,8 +69,8 @@ def trainer(model: Path, rows: Sequence[Row], *, padded: bool) -> list[float]:
     make_tokenizer: Any = PreTrainedTokenizerFast
     tokenizer = make_tokenizer(
         tokenizer_file=str(model / "tokenizer.json"),
-        pad_token="<pad>",  # noqa: S106
-        eos_token="</s>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106 - a token of text
+        eos_token="</s>",  # noqa: S106 - a token of text
     )
     examples = [
         {"input_ids": row.prompt, "attention_mask": [1] * len(row.prompt), "labels": row.target} for row in rows

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-# It brings torchvision, which text does not need and which does not load beside a torch of another build.
+# It brings torchvision, which text does not need and which does not load beside a torch of another build. None keeps it
+# from being imported (documented of sys.modules, unknown to its type), and has to stand before what would import it.
 sys.modules["torchvision"] = None  # type: ignore[assignment]
 
-from optimum.intel import OVModelForSeq2SeqLM, OVWeightQuantizationConfig  # noqa: E402
+from optimum.intel import OVModelForSeq2SeqLM, OVWeightQuantizationConfig  # noqa: E402 - see above
 
-from bench.peers.conversion import converted  # noqa: E402
-from bench.peers.protocol import serve  # noqa: E402
+from bench.peers.conversion import converted  # noqa: E402 - see above
+from bench.peers.protocol import serve  # noqa: E402 - see above
 
 
 class OpenVINOPeer:

@@ -20,7 +20,8 @@ class TransformersPeer:
         model: Any = T5ForConditionalGeneration.from_pretrained(checkpoint, dtype=kind)
         self._model = model.eval()
         if precision == "int8":
-            self._model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+            quantize: Any = torch.ao.quantization.quantize_dynamic  # it has no types
+            self._model = quantize(model, {torch.nn.Linear}, dtype=torch.qint8)
         versions = {"transformers": transformers.__version__, "torch": torch.__version__}
         return versions | {"precision": precision, "threads": torch.get_num_threads()}
 
