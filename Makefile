@@ -42,7 +42,8 @@ train: $(VENV)/.training ## Run all training stages of RECIPE
 	@[ -x training/recipes/$(RECIPE).sh ] || { echo "make: there is no recipe $(RECIPE); choose of:" $(basename $(notdir $(wildcard training/recipes/*.sh))) >&2; exit 1; }
 	@PYTHON=$(PY) training/recipes/$(RECIPE).sh
 
-# What starts model servers, or a load, has the machine to itself; of the rest two files run at a time.
+# What starts model servers, or a load, has the machine to itself; of the rest two files run at a time, with one thread
+# each for their products: two that both want all cores wait for each other most of the time.
 ALONE := e2e or faults or cluster or soak
 
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
@@ -50,7 +51,7 @@ test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"
 	@$(PY) -m pytest -m "$(ALONE)"
 
-cluster-test: $(VENV)/.dev ## The tests of several machines alone (root; 2 minutes): PostgreSQL, Redis, HAProxy, namespaces
+cluster-test: $(VENV)/.dev ## The tests of several machines alone (root; 3 minutes): PostgreSQL, Redis, HAProxy, namespaces
 	@$(EMBEDDED)
 	@$(PY) -m pytest -m cluster -s
 

@@ -79,7 +79,7 @@ def main() -> None:
         folder,
         slots=max(ROWS),
         max_prompt_tokens=max(LENGTHS),
-        max_new_tokens=ANSWER + 16,
+        max_new_tokens=ANSWER,
     )
     read = reading(engine, words, LENGTHS, options.repeats)
     a, b = fit({length: milliseconds for length, milliseconds in read.items() if length <= FITTED})

@@ -12,7 +12,7 @@ import psutil
 
 from launcher.properties import ROOT, free_ports, read_properties, render_properties
 
-NO_PROXY = "http://127.0.0.1:9"
+DEAD_PROXY = "http://127.0.0.1:9"
 """Where nobody listens. Many machines name a proxy; it has no part in what goes on between processes of one."""
 
 
@@ -30,7 +30,7 @@ class Served:
             config.write_text(render_properties(read_properties() | free_ports() | own))
             self._options = ["--run-dir", str(folder / "run"), "--config", str(config)]
         self.database_url = f"sqlite+aiosqlite:///{folder}/godel.db"
-        own_environment = {"GODEL_PORT": "0", "GODEL_DATABASE_URL": self.database_url, "http_proxy": NO_PROXY}
+        own_environment = {"GODEL_PORT": "0", "GODEL_DATABASE_URL": self.database_url, "http_proxy": DEAD_PROXY}
         self.process = subprocess.Popen(
             self._command("serve"),
             cwd=ROOT,
