@@ -14,6 +14,10 @@ CUT_BYTES = 120
 """Where `cut` ends a response: behind its head, within its body."""
 
 
+def _rubbish() -> bytes:
+    return os.urandom(300) + b"\r\n\r\n"
+
+
 class Proxy:
     """Passes bytes to `port` on loopback and back; `mode` says how.
 
@@ -74,9 +78,11 @@ class Proxy:
         self, reader: asyncio.StreamReader, before: asyncio.StreamWriter, client: asyncio.StreamWriter
     ) -> None:
         while data := await reader.read(65536):
+            if client.is_closing():
+                break
             match self.mode:
                 case "rubbish":
-                    client.write(os.urandom(300) + b"\r\n\r\n")
+                    client.write(_rubbish())
                 case "silent":
                     pass
                 case _:
@@ -85,8 +91,12 @@ class Proxy:
 
     async def _answer(self, behind: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         while data := await behind.read(65536):
+            if client.is_closing():
+                return
             match self.mode:
-                case "silent" | "rubbish":
+                case "rubbish":
+                    client.write(_rubbish())
+                case "silent":
                     pass
                 case "slow":
                     for place in range(len(data)):

@@ -34,24 +34,18 @@ def well_again(shared_proxy: Proxy, shared_model: FakeTorchServe) -> Iterator[No
 
 
 @pytest.mark.parametrize(
-    ("mode", "statuses"),
-    [
-        ("slow", {"504", "200, then problem 504"}),
-        ("silent", {"504", "200, then problem 504"}),
-        ("away", {"503"}),
-        ("rubbish", {"503"}),
-        ("cut", {"503", "200, then problem 503"}),
-    ],
+    ("mode", "status"), [("slow", "504"), ("silent", "504"), ("away", "503"), ("rubbish", "503"), ("cut", "503")]
 )
 def test_whatever_torchserve_does_clients_get_a_clean_error_in_time_and_then_answers(
-    gateway: GatewayProcess, shared_proxy: Proxy, report: Report, mode: Mode, statuses: set[str]
+    gateway: GatewayProcess, shared_proxy: Proxy, report: Report, mode: Mode, status: str
 ) -> None:
+    failures = {status, f"200, then problem {status}"}
     with Load(gateway.url) as load:
         since = time.monotonic()
         shared_proxy.set(mode)
-        load.until(lambda: sum(load.seen(since)[status] for status in statuses) >= 4, 30)
+        load.until(lambda: sum(load.seen(since)[failure] for failure in failures) >= 4, 30)
         assert httpx.get(f"{gateway.url}/livez", timeout=2).status_code == 200
-        assert set(load.seen(since)) <= statuses | {"200"}
+        assert set(load.seen(since)) <= failures | {"200"}
         shared_proxy.set("well")
         mended = time.monotonic()
         recovered = load.until_back(mended, failing=False)
