@@ -6,6 +6,8 @@ Inputs are a fixed sample by default, so that a run can be repeated; more when a
         tests/security/test_handler_fuzz.py tests/security/test_prompt_forgery.py tests/contract/test_wire.py
 """
 
+import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +26,21 @@ settings.load_profile("fixed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the stack as end-to-end, wherever it stands."""
+    """Mark what needs the stack as end-to-end; where files run side by side, let the long ones begin."""
     for item in items:
         if isinstance(item, pytest.Function) and "stack" in item.fixturenames:
             item.add_marker(pytest.mark.e2e)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one that began last would leave the other workers idle
+        longest: dict[Path, float] = defaultdict(float)
+        for item in items:
+            longest[item.path] = max(longest[item.path], _timeout(item))
+        items.sort(key=lambda item: -longest[item.path])
+
+
+def _timeout(item: pytest.Item) -> float:
+    """Return the seconds that a test asks for; 0 for one that has as many as others."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark else 0.0
 
 
 @pytest.fixture(scope="session")
