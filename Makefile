@@ -42,13 +42,12 @@ train: $(VENV)/.training ## Run all training stages of RECIPE
 	@[ -x training/recipes/$(RECIPE).sh ] || { echo "make: there is no recipe $(RECIPE); choose of:" $(basename $(notdir $(wildcard training/recipes/*.sh))) >&2; exit 1; }
 	@PYTHON=$(PY) training/recipes/$(RECIPE).sh
 
-# What starts model servers, or a load, has the machine to itself; of the rest two files run at a time, with one thread
-# each for their products: two that both want all cores wait for each other most of the time.
+# What starts model servers, or a load, has the machine to itself; of the rest two files run at a time.
 ALONE := e2e or faults or cluster or soak
 
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
 	@$(EMBEDDED)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"
 	@$(PY) -m pytest -m "$(ALONE)"
 
 cluster-test: $(VENV)/.dev ## The tests of several machines alone (root; 3 minutes): PostgreSQL, Redis, HAProxy, namespaces

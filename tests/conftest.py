@@ -25,6 +25,17 @@ settings.register_profile(
 settings.load_profile("fixed")
 
 
+def pytest_configure() -> None:
+    """Give each of the processes that run tests side by side cores of its own.
+
+    Otherwise each would start as many threads as there are cores, and those would wait for each other.
+    """
+    number, count = (os.environ.get(f"PYTEST_XDIST_{name}") for name in ("WORKER", "WORKER_COUNT"))
+    if number and count and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[int(number.removeprefix("gw")) :: int(count)] or cores)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the stack as end-to-end; where files run side by side, let the long ones begin."""
     for item in items:
