@@ -2,7 +2,7 @@
 
 `python -m bench.gateway` starts a gateway before a model that takes 50 to 150 ms, and lets 8 clients ask both in
 turn, without a pause. What a request takes beyond the model's own time, less that of the direct way, is the gateway's.
-Each round asks in several ways: stateless, in a session, streamed; meanwhile a probe asks for /healthz and /readyz.
+Each round asks in several ways: stateless, in a session, streamed; meanwhile a process of its own asks the probes.
 Prints a table and a last JSON line. `--database-url` takes PostgreSQL's.
 
 Client, model and gateway share the machine, so what is waited for grows with all that it does. The processor time that
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,24 +106,34 @@ async def timed(clients: int, rounds: int, ask: Ask) -> list[float]:
     return taken
 
 
-@contextlib.asynccontextmanager
-async def probed(http: httpx.AsyncClient, times: dict[str, list[float]]) -> AsyncIterator[None]:
-    """Ask the probes, one after the other, as long as the block runs."""
+class Prober:
+    """A process that asks the gateway's probes while it is told to (bench/probe.py)."""
 
-    async def probe() -> None:
-        while True:
-            for path in ("/healthz", "/readyz"):
-                start = time.perf_counter()
-                (await http.get(path)).raise_for_status()
-                times.setdefault(path, []).append((time.perf_counter() - start) * 1e3)
-            await asyncio.sleep(0.2)
+    def __init__(self, gateway: str) -> None:
+        command = [sys.executable, "-m", "bench.probe", gateway]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    task = asyncio.ensure_future(probe())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Ask as long as the block runs."""
+        self._switch()
+        try:
+            yield
+        finally:
+            self._switch()
+
+    def _switch(self) -> None:
+        if self._process.stdin is None:
+            raise AssertionError("it was started with a pipe")
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def times(self) -> dict[str, list[float]]:
+        """End it; return the milliseconds that each probe took."""
+        said, _ = self._process.communicate(timeout=60)
+        if self._process.returncode:
+            raise SystemExit("a probe failed")
+        return dict(json.loads(said))
 
 
 async def measure(
@@ -162,21 +172,19 @@ async def measure(
             "streamed": lambda _: ask(stream=True),
         }
         taken: dict[str, list[float]] = {name: [] for name in ways}
-        probes: dict[str, list[float]] = {}
         spent: dict[str, dict[str, float]] = {name: dict.fromkeys(processes, 0.0) for name in ways}
         for way in ways.values():
             await timed(clients, 3, way)  # warm up
         (await http.get("/readyz")).raise_for_status()  # the first one waits for a canary's answer
+        prober = Prober(gateway)
         for _ in range(repeats):
             for name, way in ways.items():
-                async with contextlib.AsyncExitStack() as stack:
-                    if name != "model alone":
-                        await stack.enter_async_context(probed(http, probes))
+                with contextlib.nullcontext() if name == "model alone" else prober.asking():
                     before = {process: processor_ms(it) for process, it in processes.items()}
                     taken[name] += await timed(clients, 10, way)
                     for process, it in processes.items():
                         spent[name][process] += processor_ms(it) - before[process]
-    return {"ways": taken, "probes": probes, "spent": spent}
+    return {"ways": taken, "probes": prober.times(), "spent": spent}
 
 
 def processor_ms(process: psutil.Process) -> float:
