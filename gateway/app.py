@@ -37,6 +37,7 @@ from gateway.store.memory import now
 from gateway.store.port import Store
 from gateway.tokens import CountTokens
 from gateway.tracing import TracedInference, tracing
+from gateway.turns import Turns
 
 JSON_BYTES_PER_CHARACTER = 12
 """The longest spelling of one character in JSON: two `\\uXXXX` escapes."""
@@ -147,6 +148,7 @@ def create_app(
     problems.install(app, metrics.refused)
     largest = max(JSON_BYTES_PER_CHARACTER * settings.max_knowledge_characters, settings.max_document_bytes)
     app.add_middleware(BodyLimit, limit=largest + 65_536)
+    app.add_middleware(Turns)
     app.add_middleware(RequestLog, metrics=metrics)
     return app
 

@@ -8,7 +8,7 @@ from typing import Final
 from gateway.errors import GatewayError
 from gateway.inference import Inference
 
-PATIENCE_SECONDS: Final = 0.015
+PATIENCE_SECONDS: Final = 0.005
 """How long a probe waits for news while there is a good old answer. A prober gives up after a second or so; under full
 load TorchServe's management API has been seen to take 120 ms."""
 
