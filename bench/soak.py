@@ -34,7 +34,7 @@ from bench.load.report import Findings, Rest, as_json, tables
 from bench.load.vitals import Instruments, Processes
 from bench.machine import machine
 from gateway.loopback import is_loopback
-from launcher.trial import trial_stack
+from launcher.trial import ARCHIVE, trial_stack
 
 CLOSED_CLIENTS: Final = 16
 """Two for each of the worker's eight slots: enough to fill them at all times."""
@@ -213,6 +213,7 @@ def main() -> int:
     parser.add_argument("--cycle", type=float, help="seconds (default: a twelfth of the time, from 10 to 60)")
     parser.add_argument("--rest-share", type=float, default=0.2, help="of each cycle (default: %(default)s)")
     parser.add_argument("--url", type=_loopback, help="a running gateway on this machine, instead of one of its own")
+    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="what its own serves (default: the one built)")
     parser.add_argument("--output", type=Path, help="file for the JSON, too")
     options = parser.parse_args()
     plan = Plan(
@@ -226,7 +227,7 @@ def main() -> int:
     if options.url:
         found = asyncio.run(_against(options.url, plan, None, None))
     else:
-        with tempfile.TemporaryDirectory() as scratch, trial_stack(Path(scratch)) as stack:
+        with tempfile.TemporaryDirectory() as scratch, trial_stack(Path(scratch), options.archive) as stack:
             found = asyncio.run(_against(stack.gateway_url, plan, stack.torchserve.metrics_url, Path(scratch)))
     result = as_json(found) | {"seed": plan.seed, "clients": plan.clients, "machine": machine()}
     if options.output:

@@ -16,7 +16,7 @@ ARCHIVE: Final = ROOT / "model_store" / "godel.mar"
 
 def trial_torchserve(run_dir: Path, archive: Path = ARCHIVE, overrides: Mapping[str, str] | None = None) -> TorchServe:
     """Return a TorchServe, not started, that serves `archive` on free ports and writes into `run_dir` alone."""
-    own = {"model_store": str(archive.parent), "load_models": f"godel={archive.name}"}
+    own = {"model_store": str(archive.resolve().parent), "load_models": f"godel={archive.name}"}
     return TorchServe(run_dir, free_ports() | own | dict(overrides or {}))
 
 

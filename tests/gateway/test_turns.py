@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.access import NEEDS
 from gateway.turns import PROBES, Turns
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +36,10 @@ async def test_a_probe_that_comes_with_many_requests_begins_before_them(probe: s
     await asyncio.gather(*asked)
     assert loads.begun.index(probe) <= 2
     assert [path for path in loads.begun if path != probe] == [f"/{number}" for number in range(100)]
+
+
+async def test_the_probes_are_routes_that_are_open_to_everybody() -> None:
+    assert [NEEDS[f"GET {probe}"] for probe in PROBES] == [None] * len(PROBES)
 
 
 async def test_a_request_that_comes_alone_begins_in_the_same_turn_of_the_loop() -> None:
