@@ -1,6 +1,7 @@
 """Around every request: its id, one line in the log, a count, a span, and no exception that gets away.
 
-The line holds the route's template, never the path, which is users' text in the seed's endpoints.
+The line holds the route's template, never the path, which is users' text in the seed's endpoints. A probe that is
+answered well is told at level debug alone: something asks every second, and nobody could read the rest.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from gateway import log, tracing
 from gateway.errors import BadFraming, ContentTooLarge, ShuttingDown
 from gateway.metrics import Metrics
 from gateway.problems import error_response
+from gateway.turns import PROBES
 from handler.contract.wire import REQUEST_ID
 
 HEADER = "X-Request-ID"
@@ -88,7 +90,9 @@ class RequestLog:
             caller = state["caller"].key_id if "caller" in state else "nobody"
             facts = {"method": method, "route": route, "status": status, "caller": caller}
             milliseconds = round(seconds * 1e3, 1)
-            logger.info(
+            quiet = scope["path"] in PROBES and HTTPStatus.OK <= status < HTTPStatus.BAD_REQUEST
+            logger.log(
+                logging.DEBUG if quiet else logging.INFO,
                 "%s %s %d %s ms caller=%s",
                 *(method, route, status, milliseconds, caller),
                 extra=facts | {"milliseconds": milliseconds},

@@ -14,6 +14,7 @@ from gateway.bots import Bot, BotDraft
 from gateway.inference import EchoInference
 from gateway.settings import Settings
 from gateway.store.memory import MemoryStore
+from gateway.turns import PROBES
 from tests.gateway.conftest import count_words
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +59,17 @@ async def test_a_request_is_one_line_with_its_template_and_no_word_of_its_user(
     assert re.fullmatch(r"GET /\{bot_id\}/chat/\{message\} 200 \d+\.\d ms caller=local", lines[1])
     ours = [record.getMessage() for record in caplog.records if not record.name.startswith("http")]
     assert SECRET not in "\n".join(ours).lower()
+
+
+@pytest.mark.parametrize("probe", sorted(PROBES))
+async def test_a_probe_that_is_answered_well_is_told_at_level_debug_alone(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, probe: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await client.get(probe)
+    await client.post(probe)
+    lines = [record for record in caplog.records if record.name == "gateway.request"]
+    assert [(record.levelname, record.status) for record in lines] == [("DEBUG", 200), ("INFO", 405)]  # type: ignore[attr-defined]
 
 
 class BrokenStore(MemoryStore):
