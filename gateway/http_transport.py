@@ -70,11 +70,27 @@ class _Body(httpx.AsyncByteStream):
 
     def __init__(self, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
         self._response, self._request = response, request
+        self._protocol = None if response.connection is None else response.connection.protocol  # None: all has come
+        if self._protocol is not None and self._protocol.closed is not None:
+            self._protocol.closed.add_done_callback(self._end_if_closed)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _translated(self._request):
+            self._end_if_closed()
             async for chunk in self._response.content.iter_any():
                 yield chunk
+                self._end_if_closed()
+
+    def _end_if_closed(self, _: object = None) -> None:
+        """Fail who reads on, when the connection is closed.
+
+        aiohttp 3.14 closes it when a body in chunks stops being one, but tells nobody: a reader would wait for ever.
+        """
+        body = self._response.content
+        if self._protocol is None or self._protocol.connected:
+            return
+        if not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the response broke off in what is no HTTP"))
 
     async def aclose(self) -> None:
         """Let go of the connection; it is used again only when all of the response has come."""

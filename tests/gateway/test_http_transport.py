@@ -115,6 +115,33 @@ async def test_what_fails_after_it_was_sent_is_never_called_a_failure_to_connect
     assert len(server.bodies) == 1
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["while-it-is-waited-for", "before-it-is-waited-for"])
+async def test_a_body_that_turns_into_rubbish_fails_for_who_waits_for_more_of_it(waits: bool) -> None:
+    read, gone = asyncio.Event(), asyncio.Event()
+
+    async def turn_into_rubbish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n")
+        await read.wait()
+        writer.write(b"no chunk\r\n\r\n")
+        await reader.read()
+        gone.set()
+        writer.close()
+
+    async with (
+        asking(turn_into_rubbish, patience=60) as client,
+        client.stream("GET", "/") as response,
+        asyncio.timeout(5),
+    ):
+        parts = response.aiter_bytes()
+        assert await anext(parts) == b"begun"
+        read.set()
+        if not waits:
+            await gone.wait()
+        with pytest.raises(httpx.ReadError):
+            await anext(parts)
+
+
 class Cut(socket.socket):
     """A socket whose other end has not been heard of for too long, once something comes after `heard` bytes."""
 
