@@ -52,7 +52,7 @@ test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
 
 cluster-test: $(VENV)/.dev ## The tests of several machines alone (root; 3 minutes): PostgreSQL, Redis, HAProxy, namespaces
 	@$(EMBEDDED)
-	@$(PY) -m pytest -m cluster -s
+	@$(PY) -m pytest tests/cluster -s
 
 check: $(VENV)/.dev ## Lint and types alone
 	@$(BIN)/ruff check .
