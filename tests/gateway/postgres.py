@@ -49,14 +49,18 @@ class Postgres:
     def frozen(self) -> Iterator[None]:
         """Let every process of the server stand still."""
         assert self._server
-        group = [psutil.Process(self._server.pid), *psutil.Process(self._server.pid).children(recursive=True)]
-        for each in group:
-            each.suspend()
+        first = psutil.Process(self._server.pid)
+        first.suspend()  # before the others are counted, for it begins them
+        group = [first, *first.children(recursive=True)]
+        for each in group[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.suspend()
         try:
             yield
         finally:
             for each in group:
-                each.resume()
+                with contextlib.suppress(psutil.NoSuchProcess):  # had ended, and waited for the first to notice
+                    each.resume()
 
     def connect(self, **options: Any) -> psycopg.Connection:
         """Return a connection to the server's own database."""
