@@ -71,8 +71,9 @@ class _Body(httpx.AsyncByteStream):
     def __init__(self, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
         self._response, self._request = response, request
         self._protocol = None if response.connection is None else response.connection.protocol  # None: all has come
-        if self._protocol is not None and self._protocol.closed is not None:
-            self._protocol.closed.add_done_callback(self._end_if_closed)
+        self._closed = None if self._protocol is None else self._protocol.closed
+        if self._closed is not None:
+            self._closed.add_done_callback(self._end_if_closed)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _translated(self._request):
@@ -94,6 +95,8 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Let go of the connection; it is used again only when all of the response has come."""
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._end_if_closed)
         if self._response.content.at_eof():
             self._response.release()
         else:

@@ -1,8 +1,11 @@
 """httpx over aiohttp's connections: what is sent, what is kept open, and what each failure is called."""
 
 import asyncio
+import contextlib
 import errno
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -140,6 +143,35 @@ async def test_a_body_that_turns_into_rubbish_fails_for_who_waits_for_more_of_it
             await gone.wait()
         with pytest.raises(httpx.ReadError):
             await anext(parts)
+
+
+async def test_a_connection_that_is_kept_does_not_keep_the_bodies_it_brought() -> None:
+    begun, connections = asyncio.Event(), []
+
+    async def answer_in_two_parts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+                await begun.wait()
+                begun.clear()
+                writer.write(b"2\r\nok\r\n0\r\n\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(answer_in_two_parts, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+    bodies = []
+    async with AiohttpTransport(max_connections=4, keep=True) as transport, asyncio.timeout(5):
+        for _ in range(3):
+            response = await transport.handle_async_request(httpx.Request("GET", url))
+            begun.set()
+            assert await response.aread() == b"ok"
+            bodies.append(weakref.ref(response.stream))
+        del response
+        gc.collect()
+        assert [body() for body in bodies] == [None] * 3
+    assert len(connections) == 1
+    listening.close()
 
 
 class Cut(socket.socket):
