@@ -47,7 +47,7 @@ Ask = Callable[[int], Awaitable[float]]
 async def model(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer as TorchServe does, some time after the question; a stream comes word by word over that time."""
     if scope["type"] != "http":
-        raise NotImplementedError(scope["type"])
+        raise NotImplementedError(scope["type"])  # what ASGI asks of an app that knows no lifespan
     body, more = b"", True
     while more:
         message = await receive()
