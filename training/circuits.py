@@ -15,12 +15,13 @@ head therefore has one kind of work:
     0, 1            the token before                    layer 0: sketch it; layer 1: so the one before that
     2               everything that follows             layer 0: is the knowledge tag ahead? then I am in the question
     3               what follows, the near first        layer 3: fetch the sentence's mark from its full stop
-    4 ..            anything but itself                 layers 1, 2: the same word in the question
+    4               what was before, the near first     layer 0: sketch the last ten or so together
+    5 ..            anything but itself                 layers 1, 2: the same word in the question
     the last        up to some 24 tokens before         layer 2: at a full stop, collect the sentence's matches
 """
 
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -39,18 +40,30 @@ _BEFORE: Final = 16
 _ONE: Final = 3.0
 """The constant axis of every embedding, whose other axes have a standard deviation of 1."""
 _LOOK_BACK: Final = slice(0, 2)
-_AHEAD, _NEXT_STOP, _FIRST_MATCHING = 2, 3, 4
-_SHARPNESS: Final = 0.7
+_AHEAD, _NEXT_STOP, _WINDOW, _FIRST_MATCHING = 2, 3, 4, 5
+_SHARPNESS: Final = 0.8
 """Scale of the copying queries and keys: both predecessors matching stands out of a hundred positions, one does not
 quite."""
-_LEAST_LAYERS, _LEAST_HEADS, _LEAST_HEAD = 4, 6, 8
+_WINDOW_TOKENS: Final = 5.0
+"""After so many tokens a token's weight in the window is 1/e."""
+_WINDOW_GAIN: Final = 3.0
+"""Brings a mean of some ten independent tokens back to the size of one."""
+_LEAST_LAYERS, _LEAST_HEADS, _LEAST_HEAD = 4, 7, 8
+
+
+class _Past(NamedTuple):
+    """Directions in which a token of the prompt carries sketches of what stands before it, a row for each number."""
+
+    last: Tensor
+    one_before: Tensor
+    window: Tensor
 
 
 @torch.no_grad()
 def write_circuits(model: Any, tokenizer: Tokenizer) -> None:
     """Write both circuits into `model`, a fresh T5; every other layer starts by adding nothing.
 
-    Raises ValueError when it has fewer than 4 encoder layers, 1 decoder layer, 6 heads or heads of width 8.
+    Raises ValueError when it has fewer than 4 encoder layers, 1 decoder layer, 7 heads or heads of width 8.
     """
     config = model.config
     if config.num_layers < _LEAST_LAYERS or config.num_heads < _LEAST_HEADS or config.d_kv < _LEAST_HEAD:
@@ -65,11 +78,16 @@ def write_circuits(model: Any, tokenizer: Tokenizer) -> None:
     tag, stop = (tokenizer.get_vocab()[token] for token in (KNOWLEDGE_TAG, "."))
     embedding = model.shared.weight
     _mark_embeddings(embedding, tag, stop)
-    size = (_LOOK_BACK.stop - _LOOK_BACK.start) * config.d_kv
-    sketch = _orthonormal(size, config.d_model)
-    one_before, two_before = torch.split(_orthonormal(2 * size, config.d_model), size)
-    _write_choosing(model, _direction(embedding[tag]), _direction(embedding[stop]), sketch, one_before, two_before)
-    _write_copying(model, sketch, one_before, two_before)
+    width = config.d_kv
+    size = (_LOOK_BACK.stop - _LOOK_BACK.start) * width
+    tag_direction, stop_direction = _direction(embedding[tag]), _direction(embedding[stop])
+    sketch, gist = torch.split(_orthonormal(size + width, config.d_model), [size, width])
+    start = torch.nn.functional.normalize(tag_direction + stop_direction, dim=0)
+    gist -= gist @ start[:, None] * start  # an answer that has just begun has no past
+    past = _Past(*torch.split(_orthonormal(2 * size + width, config.d_model), [size, size, width]))
+    _write_past(model, sketch, gist, past)
+    _write_choosing(model, tag_direction, stop_direction)
+    _write_copying(model, sketch, gist, past, start)
 
 
 def _mark_embeddings(embedding: Tensor, tag: int, stop: int) -> None:
@@ -84,20 +102,11 @@ def _mark_embeddings(embedding: Tensor, tag: int, stop: int) -> None:
     embedding[:, CONSTANT] = _ONE
 
 
-def _write_choosing(
-    model: Any, tag: Tensor, stop: Tensor, sketch: Tensor, one_before: Tensor, two_before: Tensor
-) -> None:
+def _write_choosing(model: Any, tag: Tensor, stop: Tensor) -> None:
     config = model.config
     width, heads = config.d_kv, config.num_heads
     layers = [_attention(block.layer[0]) for block in model.encoder.block]
     bias = layers[0].relative_attention_bias.weight
-
-    back = slice(0, _LOOK_BACK.stop * width)
-    bias[1, _LOOK_BACK] = 8.0
-    for layer, read, written in ((layers[0], sketch, one_before), (layers[1], one_before, two_before)):
-        layer.q.weight[back] *= 0.1
-        layer.v.weight[back] = read
-        layer.o.weight[:, back] = written.T
 
     bias[:_BEFORE, _AHEAD], bias[_BEFORE:, _AHEAD] = -12.0, 0.0
     row = _cleared(layers[0], _AHEAD, width)
@@ -133,35 +142,71 @@ def _write_choosing(
     layers[3].v.weight[row, COLLECTED], layers[3].o.weight[CHOSEN, row] = 1.0, 1.0
 
 
-def _write_copying(model: Any, sketch: Tensor, one_before: Tensor, two_before: Tensor) -> None:
-    """Make the decoder's last cross-attention point at what follows the last two tokens, in the chosen sentence.
+def _write_past(model: Any, sketch: Tensor, gist: Tensor, past: _Past) -> None:
+    """Let every token of the prompt carry what stands before it: the last, the one before that, and the window."""
+    width = model.config.d_kv
+    layers = [_attention(block.layer[0]) for block in model.encoder.block[:2]]
+    bias = layers[0].relative_attention_bias.weight
+    back = slice(0, _LOOK_BACK.stop * width)
+    bias[1, _LOOK_BACK] = 8.0
+    for layer, read, written in ((layers[0], sketch, past.last), (layers[1], past.last, past.one_before)):
+        layer.q.weight[back] *= 0.1
+        layer.v.weight[back], layer.o.weight[:, back] = read, written.T
+    near = torch.arange(8.0)
+    distances = torch.cat([near, 8 * 16 ** (near / 8)])
+    bias[:_BEFORE, _WINDOW], bias[_BEFORE:, _WINDOW] = (1 - distances) / _WINDOW_TOKENS, -12.0
+    bias[0, _WINDOW] = -12.0
+    _write_window(layers[0], width, gist, past.window)
 
-    Its first layer sketches the token written before the last one, as the encoder did; the value read is
-    the token pointed at. Two tokens, since after "the" or a comma one says too little.
+
+def _write_copying(model: Any, sketch: Tensor, gist: Tensor, past: _Past, start: Tensor) -> None:
+    """Make the decoder's last cross-attention point at what follows the last tokens, in the chosen sentence.
+
+    Its first layer sketches what was written before the last token, as the encoder did; the value read is
+    the token pointed at. Two tokens, since after "the" or a comma one says too little, and the window, since a
+    phrase may stand there twice.
     """
     config = model.config
-    width, heads, half = config.d_kv, config.num_heads, config.d_kv // 2
-    size = sketch.shape[0]
-    written = _orthonormal(size, config.d_model)
+    width, heads = config.d_kv, config.num_heads
+    written, window = torch.split(_orthonormal(sketch.shape[0] + width, config.d_model), [sketch.shape[0], width])
     first = _attention(model.decoder.block[0].layer[0])
+    bias = first.relative_attention_bias.weight
     back = slice(0, _LOOK_BACK.stop * width)
-    first.relative_attention_bias.weight[1, _LOOK_BACK] = 8.0
+    bias[1, _LOOK_BACK] = 8.0
     first.q.weight[back] *= 0.1
     first.v.weight[back], first.o.weight[:, back] = sketch, written.T
+    near = torch.arange(16.0)
+    bias[:, _WINDOW] = -torch.cat([near, 16 * 8 ** (near / 16)]) / _WINDOW_TOKENS
+    _write_window(first, width, gist, window)
+    # The start token weighs as much as ten others: the window fills as the answer grows, rather than be all of its
+    # first token.
+    row = _WINDOW * width
+    first.q.weight[row, CONSTANT], first.k.weight[row] = 1 / _ONE, start * math.log(10) / math.sqrt(config.d_model)
 
     copy = _attention(model.decoder.block[-1].layer[1])
+    copy.q.weight.zero_(), copy.k.weight.zero_()
+    parts = ((sketch, past.last, 3), (written, past.one_before, 3), (window, past.window, 2))
     for head in range(heads):
-        seen = slice(head * half % size, head * half % size + half)
-        last = slice(head * width, head * width + half)
-        before = slice(head * width + half, (head + 1) * width)
-        copy.q.weight[last], copy.k.weight[last] = sketch[seen] * _SHARPNESS, one_before[seen] * _SHARPNESS
-        copy.q.weight[before], copy.k.weight[before] = written[seen] * _SHARPNESS, two_before[seen] * _SHARPNESS
-        chosen = before.stop - 1
+        row = head * width
+        for query, key, eighths in parts:
+            count = width * eighths // 8
+            seen = torch.arange(head * count, (head + 1) * count) % len(query)
+            copy.q.weight[row : row + count] = query[seen] * _SHARPNESS
+            copy.k.weight[row : row + count] = key[seen] * _SHARPNESS
+            row += count
+        chosen = (head + 1) * width - 1
         copy.q.weight[chosen], copy.k.weight[chosen] = 0, 0
         copy.q.weight[chosen, CONSTANT], copy.k.weight[chosen, CHOSEN] = 1 / _ONE, 1.0
     value = _orthonormal(heads * width, config.d_model)
     copy.v.weight.copy_(value)
     copy.o.weight.copy_(value.T * 4)
+
+
+def _write_window(attention: Any, width: int, gist: Tensor, written: Tensor) -> None:
+    """Write the mean of what the window's head sees, read as `gist`, to the directions `written`."""
+    row = slice(_WINDOW * width, (_WINDOW + 1) * width)
+    attention.q.weight[row], attention.k.weight[row] = 0, 0
+    attention.v.weight[row], attention.o.weight[:, row] = gist, written.T * _WINDOW_GAIN
 
 
 def _attention(layer: Any) -> Any:

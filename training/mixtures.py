@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from training.batches import Exercise, Mixture
 from training.data import Record, read_records
+from training.facts import FactSource
 from training.grounded import Draw, RecordSource
 from training.tasks import PassageSource, sentence_from_opening, sentence_from_words, span_corruption
 from training.text import read_documents
+
+_Made = TypeVar("_Made")
 
 
 class RecipeError(ValueError):
@@ -40,18 +43,21 @@ class Material:
 def build_mixture(entries: Sequence[Mapping[str, Any]], material: Material) -> Mixture:
     """Return the mixture of `entries` over `material`.
 
-    An entry has `exercise` (open, find, span or records), `weight`, and what the exercise takes: `sentences`
-    and `words` at most in a passage; for records `file`, and what `training.grounded.Draw` has.
+    An entry has `exercise` (open, find, span, facts or records), `weight`, and what the exercise takes: `sentences`
+    and `words` at most in a passage; for facts what `training.facts.FactSource` takes; for records `file`, and what
+    `training.grounded.Draw` has.
     """
     weighted: list[tuple[float, Exercise]] = []
     for entry in entries:
         kind = str(entry.get("exercise"))
         if kind == "records":
             weighted.append((entry["weight"], _records(entry, material)))
+        elif kind == "facts":
+            weighted.append((entry["weight"], _options(FactSource, entry)))
         elif kind in _ON_TEXT:
             weighted.append((entry["weight"], _ON_TEXT[kind](material.passages(), entry)))
         else:
-            raise RecipeError(f"exercise {kind!r} is not known; use records or {', '.join(_ON_TEXT)}")
+            raise RecipeError(f"exercise {kind!r} is not known; use records, facts or {', '.join(_ON_TEXT)}")
     return Mixture(weighted)
 
 
@@ -75,9 +81,12 @@ _ON_TEXT: Mapping[str, Callable[[PassageSource, Mapping[str, Any]], Exercise]] =
 
 
 def _records(entry: Mapping[str, Any], material: Material) -> Exercise:
-    options = {key: value for key, value in entry.items() if key not in ("exercise", "file", "weight")}
+    return RecordSource(material.records(entry["file"]), _options(Draw, entry))
+
+
+def _options(make: Callable[..., _Made], entry: Mapping[str, Any]) -> _Made:
+    """Return what `make` makes of the entry's own options. Raises RecipeError for one that it does not have."""
     try:
-        draw = Draw(**options)
+        return make(**{key: value for key, value in entry.items() if key not in ("exercise", "file", "weight")})
     except TypeError as error:
-        raise RecipeError(f"records of {entry['file']}: {error}") from error
-    return RecordSource(material.records(entry["file"]), draw)
+        raise RecipeError(f"{entry['exercise']} of {entry.get('file', 'made-up subjects')}: {error}") from error

@@ -4,15 +4,20 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from training.circuits import write_circuits
 from training.tokenizer import CONTROL_TOKENS, END, PAD
 
 
-def new_model(tokenizer: Tokenizer, *, seed: int, circuits: bool = True, **shape: Any) -> Any:
+def new_model(
+    tokenizer: Tokenizer, *, seed: int, circuits: bool = True, vectors: Tensor | None = None, **shape: Any
+) -> Any:
     """Return a T5 of GODEL's kind (relu, tied embeddings) with fresh weights; `shape` goes to T5Config.
 
+    Half of a token's embedding is its vector in `vectors` (vocabulary, d_model), unless that is nought; the other half
+    is random, so that tokens used alike can still be told apart, and copied.
     With `circuits`, those of `training.circuits` are in the first weights. Raises ValueError when the
     shape has too few layers or heads for them.
     """
@@ -25,6 +30,7 @@ def new_model(tokenizer: Tokenizer, *, seed: int, circuits: bool = True, **shape
         relative_attention_num_buckets=32,
         relative_attention_max_distance=128,
         layer_norm_epsilon=1e-6,
+        attn_implementation="eager",  # with a position bias to be learnt, PyTorch's own is the slower one
         pad_token_id=CONTROL_TOKENS.index(PAD),
         eos_token_id=CONTROL_TOKENS.index(END),
         decoder_start_token_id=CONTROL_TOKENS.index(PAD),
@@ -32,6 +38,10 @@ def new_model(tokenizer: Tokenizer, *, seed: int, circuits: bool = True, **shape
     )
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(config)
+    if vectors is not None:
+        with torch.no_grad():
+            known = vectors.any(1)
+            model.shared.weight[known] = (model.shared.weight[known] + vectors[known]) / 2**0.5
     if circuits:
         write_circuits(model, tokenizer)
     return model

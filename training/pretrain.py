@@ -20,7 +20,15 @@ from training.losses import answer_objective
 from training.mixtures import Material, RecipeError, build_mixture
 from training.model import new_model
 from training.model_folder import save_model
-from training.recipe import FAILURES, add_peak, recipe_parser, recipe_tokenizer, recipe_with_files, stage_plan
+from training.recipe import (
+    FAILURES,
+    add_peak,
+    recipe_parser,
+    recipe_tokenizer,
+    recipe_vectors,
+    recipe_with_files,
+    stage_plan,
+)
 from training.shards import Stored, shard_folder
 from training.train import new_accelerator, train
 
@@ -43,7 +51,8 @@ def pretrain(
     accelerator = new_accelerator()
     with accelerator.main_process_first():
         tokenizer = recipe_tokenizer(recipe["tokenizer"], data, text, folder)
-    model: Any = new_model(tokenizer, seed=recipe["seed"], **recipe["model"])
+        vectors = recipe_vectors(recipe, text, tokenizer, folder)
+    model: Any = new_model(tokenizer, seed=recipe["seed"], vectors=vectors, **recipe["model"])
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
     share = Share(accelerator.process_index, accelerator.num_processes)

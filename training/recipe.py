@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from safetensors.torch import load, save
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from training.command_line import above_zero
 from training.data import DataError
@@ -17,6 +19,7 @@ from training.run_folder import RunFolderError
 from training.text import TextError
 from training.tokenizer import read_texts, train_tokenizer
 from training.whole_file import write_whole
+from training.word_vectors import word_vectors
 
 FAILURES: Final = (DataError, RecipeError, RunFolderError, TextError, OSError, ValueError, yaml.YAMLError)
 """What a person can mend; printed as one line."""
@@ -35,6 +38,19 @@ def recipe_tokenizer(settings: Mapping[str, Any], data: Path, text: list[Path], 
         tokenizer = train_tokenizer(read_texts(files, settings["most_characters"]), settings["vocabulary"])
         write_whole({path: tokenizer.to_str()})
     return Tokenizer.from_file(str(path))
+
+
+def recipe_vectors(recipe: Mapping[str, Any], text: list[Path], tokenizer: Tokenizer, folder: Path) -> Tensor | None:
+    """Return vectors of the run's tokens, if the recipe wants any; they are made where `folder` has none yet."""
+    settings = recipe.get("word_vectors")
+    if not settings:
+        return None
+    path = folder / "word_vectors.safetensors"
+    if not path.is_file():
+        texts = read_texts(text, settings["most_characters"])
+        vectors = word_vectors(texts, tokenizer, recipe["model"]["d_model"], seed=recipe["seed"])
+        write_whole({path: save({"vectors": vectors})})
+    return load(path.read_bytes())["vectors"]
 
 
 def recipe_parser(module: str, description: str) -> argparse.ArgumentParser:

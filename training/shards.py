@@ -26,7 +26,7 @@ from tqdm import tqdm
 from training.batches import IGNORED, Batch, BatchShape, Exercise, Position, Row, Share, cut_lengths, to_rows
 from training.command_line import whole
 from training.mixtures import Material, RecipeError, build_mixture
-from training.recipe import FAILURES, recipe_parser, recipe_tokenizer, recipe_with_files
+from training.recipe import FAILURES, recipe_parser, recipe_tokenizer, recipe_vectors, recipe_with_files
 from training.run_folder import RunFolderError, keep_options
 from training.spans import corrupt_tokens, lengths, read_runs
 
@@ -234,6 +234,7 @@ def main() -> None:
     try:
         recipe, data, text, folder = recipe_with_files(options)
         tokenizer = recipe_tokenizer(recipe["tokenizer"], data, text, folder)
+        recipe_vectors(recipe, text, tokenizer, folder)  # here, where no GPU waits for them
         prepare(recipe, tokenizer, Material(data, text), folder, options.processes)
     except FAILURES as error:
         sys.exit(f"shards: {' '.join(str(error).split())}")

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def write_whole(texts: Mapping[Path, str]) -> None:
-    """Write each text to its path, UTF-8; folders are made. Nothing is replaced until all of it is on disk.
+def write_whole(contents: Mapping[Path, str | bytes]) -> None:
+    """Write each text, UTF-8, or bytes to its path; folders are made. Nothing is replaced until all of it is on disk.
 
     Raises OSError, with what stood there before untouched and nothing half-written left.
     """
-    halves = {path: _half(path) for path in texts}
+    halves = {path: _half(path) for path in contents}
     try:
-        for path, text in texts.items():
+        for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with halves[path].open("w", encoding="utf-8") as file:
-                file.write(text)
+            with halves[path].open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
         for path, half in halves.items():

@@ -39,7 +39,7 @@ def recipe() -> dict[str, Any]:
         "seed": 3,
         "threads": 1,
         "tokenizer": {"vocabulary": 640, "most_characters": 100_000, "files": ["train.jsonl"]},
-        "model": {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 4, "num_decoder_layers": 1, "num_heads": 6},
+        "model": {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 4, "num_decoder_layers": 1, "num_heads": 7},
         "stages": [
             {
                 "name": "copy",
@@ -71,7 +71,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     write_synthetic(folder / "data", 60, seed=0)
     tokenizer = train_tokenizer(read_texts([folder / "data" / "train.jsonl"], 100_000), 640)
-    model = new_model(tokenizer, seed=0, d_model=32, d_kv=8, d_ff=32, num_layers=4, num_decoder_layers=2, num_heads=6)
+    model = new_model(tokenizer, seed=0, d_model=32, d_kv=8, d_ff=32, num_layers=4, num_decoder_layers=2, num_heads=7)
     return save_model(model, tokenizer, folder / "model")
 
 

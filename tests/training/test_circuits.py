@@ -1,5 +1,6 @@
 """The circuits in the first weights: an untrained model already chooses the sentence with the question's words."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from training.data import Pair, Record, read_records, to_pair
 from training.losses import choice_loss, choice_scores, predict
 from training.model import new_model
 
-# As long as sentences of an encyclopaedia are: the circuit collects matches over some 24 tokens.
 SENTENCES = (
     "The library by the old harbour opens at nine in the morning and closes late on most days of the week.",
     "Anna Berg has for more than twenty years now run the bakery that stands on the corner of River Street.",
@@ -35,6 +35,20 @@ QUESTIONS = (
 )
 
 
+SHAPE: dict[str, Any] = {
+    "d_model": 256,
+    "d_kv": 32,
+    "d_ff": 64,
+    "num_layers": 4,
+    "num_decoder_layers": 2,
+    "num_heads": 9,
+}
+TWICE = (
+    "In the east a tower made of stone was built for the old town by the king. "
+    "Much later some wooden walls were given to the old city for nothing."
+)
+
+
 def chosen_sentence(model: Any, tokenizer: Tokenizer, question: str) -> int:
     """Return the number of the sentence whose tokens the encoder scores highest on average."""
     scores = []
@@ -47,16 +61,38 @@ def chosen_sentence(model: Any, tokenizer: Tokenizer, question: str) -> int:
     return scores.index(max(scores))
 
 
-def test_an_untrained_model_chooses_the_sentence_with_the_questions_words(tokenizer: Tokenizer) -> None:
-    shape = {"d_model": 256, "d_kv": 32, "d_ff": 64, "num_layers": 4, "num_decoder_layers": 2, "num_heads": 8}
+def test_untrained_models_choose_the_sentence_with_the_questions_words(tokenizer: Tokenizer) -> None:
     right = {
         circuits: sum(
-            chosen_sentence(model, tokenizer, question) == number for number, question in enumerate(QUESTIONS)
+            chosen_sentence(model, tokenizer, question) == number
+            for seed in range(1, 7)
+            for model in [new_model(tokenizer, seed=seed, circuits=circuits, **SHAPE)]
+            for number, question in enumerate(QUESTIONS)
         )
         for circuits in (True, False)
-        for model in [new_model(tokenizer, seed=1, circuits=circuits, **shape)]
     }
-    assert right[True] >= 3 > right[False]
+    assert right[True] > 2 * right[False]
+
+
+def town_over_city(model: Any, tokenizer: Tokenizer, begun: str) -> float:
+    """Return by how much the model would rather write "town" than "city" after `begun`, the beginning of an answer."""
+    pair = to_pair(Record(("What is to be seen?",), TWICE, begun), "qa")
+    (row,) = to_rows([pair], tokenizer, BatchShape())
+    with torch.no_grad():
+        logits = predict(model.eval(), collate([row])).logits
+    # At the place of the end token stands what follows the last token of `begun`.
+    town, city = logits[0, len(row.target) - 1, [tokenizer.encode(word).ids[0] for word in ("town", "city")]]
+    return float(town - city)
+
+
+def test_untrained_models_tell_the_places_of_a_phrase_by_what_came_before_it(tokenizer: Tokenizer) -> None:
+    models = [new_model(tokenizer, seed=seed, **SHAPE) for seed in range(1, 5)]
+    # Both end with the same two words: models that looked back no further would write the same.
+    tower = [
+        town_over_city(model, tokenizer, "In the east a tower made of stone was built for the old") for model in models
+    ]
+    walls = [town_over_city(model, tokenizer, "Much later some wooden walls were given to the old") for model in models]
+    assert statistics.fmean(tower) > statistics.fmean(walls) + 1
 
 
 def test_a_model_too_small_for_the_circuits_is_refused(tokenizer: Tokenizer) -> None:

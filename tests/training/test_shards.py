@@ -178,7 +178,7 @@ def test_rows_of_spans_need_no_mask(tmp_path: Path, tokenizer: Tokenizer, materi
     (batch,), _ = next(Stored(tmp_path, SHAPE, 5, Share()).batches(Position()))
     assert not batch.padded
     assert (batch.prompts.shape[1], batch.labels.shape[1]) == lengths(60)
-    model = new_model(tokenizer, seed=0, d_model=32, d_kv=8, d_ff=32, num_layers=4, num_decoder_layers=2, num_heads=6)
+    model = new_model(tokenizer, seed=0, d_model=32, d_kv=8, d_ff=32, num_layers=4, num_decoder_layers=2, num_heads=7)
     masked = model(
         input_ids=batch.prompts,
         attention_mask=batch.attention,
