@@ -184,7 +184,8 @@ def _write_copying(model: Any, sketch: Tensor, gist: Tensor, past: _Past, start:
     first.q.weight[row, CONSTANT], first.k.weight[row] = 1 / _ONE, start * math.log(10) / math.sqrt(config.d_model)
 
     copy = _attention(model.decoder.block[-1].layer[1])
-    copy.q.weight.zero_(), copy.k.weight.zero_()
+    copy.q.weight.zero_()
+    copy.k.weight.zero_()
     parts = ((sketch, past.last, 3), (written, past.one_before, 3), (window, past.window, 2))
     for head in range(heads):
         row = head * width

@@ -17,7 +17,7 @@ from torch import Tensor
 
 Counts = npt.NDArray[np.float32]
 
-NEAR: Final = 5
+_NEAR: Final = 5
 """Tokens on each side that count as near."""
 _SMOOTHING: Final = 0.75
 _LEAST: Final = 20
@@ -47,8 +47,8 @@ def _near_pairs(texts: Iterable[str], tokenizer: Tokenizer) -> tuple[Counts, npt
         for encoding in tokenizer.encode_batch(documents):
             ids = np.asarray(encoding.ids)
             met += np.bincount(ids, minlength=size)
-            for distance in range(1, min(NEAR, len(ids) - 1) + 1):
-                np.add.at(pairs, (ids[:-distance], ids[distance:]), (NEAR + 1 - distance) / NEAR)
+            for distance in range(1, min(_NEAR, len(ids) - 1) + 1):
+                np.add.at(pairs, (ids[:-distance], ids[distance:]), (_NEAR + 1 - distance) / _NEAR)
     return pairs + pairs.T, met
 
 
