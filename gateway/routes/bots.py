@@ -10,7 +10,8 @@ from gateway.access import GuardedRoute
 from gateway.bots import Bot, BotDraft, check_bot_id
 from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.problems import declared
-from gateway.routes.schemas import BotId, BotInput, BotList, BotOutput, BotPatch, BotSummary, NewBotInput
+from gateway.routes.bot_schemas import BotInput, BotList, BotOutput, BotPatch, BotSummary, NewBotInput
+from gateway.routes.schemas import BotId
 from gateway.services import CallerOf, Services, ServicesOf
 
 router = APIRouter(prefix="/v1/bots", tags=["bots"], route_class=GuardedRoute)

@@ -13,7 +13,8 @@ from gateway.chat import Answer, Chat, Question
 from gateway.disconnect import while_connected
 from gateway.event_stream import EventStream, event
 from gateway.problems import Problem, declared
-from gateway.routes.schemas import BotId, ChatInput, ChatOutput, ChatPart
+from gateway.routes.chat_schemas import ChatInput, ChatOutput, ChatPart
+from gateway.routes.schemas import BotId
 from gateway.services import CallerOf, Limited, RequestId, ServicesOf
 
 router = APIRouter(prefix="/v1/bots", tags=["chat"], route_class=GuardedRoute)

@@ -13,8 +13,9 @@ from gateway.documents import MEDIA_TYPES, Document, text_of
 from gateway.errors import BotChanged, ContentTooLarge, InvalidInput
 from gateway.passages import split
 from gateway.problems import declared
+from gateway.routes.bot_schemas import KnowledgeOutput
 from gateway.routes.bots import IfMatch, etag, seen_bot
-from gateway.routes.schemas import BotId, KnowledgeOutput
+from gateway.routes.schemas import BotId
 from gateway.services import Services, ServicesOf
 from handler.contract.prompt import neutralise
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from gateway.access import GuardedRoute
 from gateway.problems import declared
-from gateway.routes.schemas import Health, ModelOutput
+from gateway.routes.model_schemas import Health, ModelOutput
 from gateway.services import ServicesOf
 
 router = APIRouter(tags=["operation"], route_class=GuardedRoute)

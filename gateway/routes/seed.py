@@ -8,7 +8,8 @@ from gateway.bots import check_bot_id
 from gateway.chat import Question
 from gateway.disconnect import while_connected
 from gateway.problems import declared
-from gateway.routes.schemas import BotId, SeedOutput
+from gateway.routes.chat_schemas import SeedOutput
+from gateway.routes.schemas import BotId
 from gateway.services import CallerOf, Limited, RequestId, ServicesOf
 
 

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Path, Query, Response
 from gateway.access import GuardedRoute
 from gateway.bots import check_bot_id
 from gateway.problems import declared
-from gateway.routes.schemas import BotId, SessionList, SessionOutput, SessionWithTurns, TurnOutput
+from gateway.routes.schemas import BotId
+from gateway.routes.session_schemas import SessionList, SessionOutput, SessionWithTurns, TurnOutput
 from gateway.services import ServicesOf
 
 router = APIRouter(prefix="/v1/bots/{bot_id}/sessions", tags=["sessions"], route_class=GuardedRoute)
