@@ -22,7 +22,6 @@ from handler.engines.base import EngineError
 from training.answers import read_answers, write_answers
 from training.batches import IGNORED, Batch, BatchShape, Drawn, Exercise, Share
 from training.checkpoint import CheckpointError
-from training.data import DataError
 from training.distil_options import Options, parse
 from training.losses import (
     Objective,
@@ -34,10 +33,10 @@ from training.losses import (
     choice_scores,
     predict,
 )
-from training.mixtures import Material, RecipeError, build_mixture
+from training.mixtures import Material, build_mixture
 from training.model_folder import load_model, save_model
-from training.run_folder import RunFolderError, keep_options
-from training.text import TextError
+from training.recipe import FAILURES
+from training.run_folder import keep_options
 from training.train import Plan, new_accelerator, train
 
 ANSWERS: Final = "answers.jsonl"
@@ -46,7 +45,7 @@ ANSWERS: Final = "answers.jsonl"
 def distil(options: Options) -> Path:
     """Distil as `options` say and return the student's model folder.
 
-    Raises DataError, RecipeError, CheckpointError, EngineError or RunFolderError.
+    Raises CheckpointError, EngineError or one of recipe.FAILURES.
     """
     output = options.output_dir
     accelerator = new_accelerator(options.precision)
@@ -170,7 +169,7 @@ def main() -> None:
     options = parse()
     try:
         model = distil(options)
-    except (CheckpointError, DataError, EngineError, OSError, RecipeError, RunFolderError, TextError) as error:
+    except (*FAILURES, CheckpointError, EngineError) as error:
         sys.exit(f"distil: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("distil: stopped; the same command goes on from the last saved state")

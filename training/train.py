@@ -7,6 +7,7 @@ dropout has it, is seeded by step. A device is asked for numbers only where a ro
 written, and a GPU's batches are made ahead, so that it never waits for this process.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -33,6 +34,10 @@ from training.schedule import make_schedule
 
 Validate = Callable[[Any], dict[str, float]]
 """Measures a model; the result holds `loss`, by which the best is kept."""
+
+
+class DivergedError(ValueError):
+    """The loss is no longer a number, and no further step would mend it."""
 
 
 def new_accelerator(precision: str = "auto") -> Accelerator:
@@ -62,7 +67,8 @@ def train(
     `on_best` gets the model when `validate` has found it better than before, `on_step` after each step, both
     in the main process alone and before the step's checkpoint is written. With `compiled`, torch.compile makes one
     program of each shape of batches. `clock` tells the seconds that a plan's minutes are counted in. Raises
-    RunFolderError when a checkpoint cannot be written or read.
+    RunFolderError when a checkpoint cannot be written or read, and DivergedError, with no checkpoint of it written,
+    when the loss is found to be no number: where a row of the curves or a checkpoint is due.
     """
     plain = model
     model = accelerator.prepare(model)
@@ -95,6 +101,11 @@ def train(
         counts = _over_processes({**sums, "": last}, accelerator)
         number, total = counts.pop("")
         progress.loss = number / total
+        if not math.isfinite(progress.loss):
+            raise DivergedError(
+                f"{folder}: the loss is {progress.loss} at step {progress.step}: training has diverged; "
+                "begin again in another folder with a lower learning rate"
+            )
         if curves:
             curves.add(counts)
         sums.clear()
@@ -165,7 +176,8 @@ class _Bar:
 
     def show(self, progress: Progress) -> None:
         self._bar.update(self._at(progress) - self._bar.n)
-        self._bar.set_postfix(loss=f"{progress.loss:.3f}", step=progress.step, refresh=False)
+        known = {} if math.isnan(progress.loss) else {"loss": f"{progress.loss:.3f}"}
+        self._bar.set_postfix(known, step=progress.step, refresh=False)
 
     def close(self) -> None:
         self._bar.close()

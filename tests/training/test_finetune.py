@@ -17,7 +17,8 @@ from training.dataset import find_splits
 from training.finetune import finetune, to_rows
 from training.finetune_options import BASE_MODEL, Options, parse
 from training.model_folder import load_model
-from training.run_folder import RunFolderError
+from training.run_folder import RunFolderError, load_state
+from training.train import DivergedError
 
 SEED_LINE = (
     "--dataset_name data/dstc9_dataset.py --output_dir out --per_device_train_batch_size 16"
@@ -157,6 +158,16 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path, data:
     assert len(validations) < 30
     assert min(validations) not in validations[-2:]
     assert (output / "model" / "model.safetensors").is_file()
+
+
+def test_a_run_that_diverges_ends_with_what_to_do_and_keeps_nothing_of_it(
+    tmp_path: Path, data: Path, tiny_model: Path
+) -> None:
+    output = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"the loss is nan at step \d+.*lower learning rate"):
+        finetune(options(tiny_model, data, output, learning_rate=1e30))
+    assert load_state(output) is None
+    assert not (output / "model").exists()
 
 
 def test_without_knowledge_the_prompts_hold_none(tmp_path: Path, data: Path, tiny_model: Path) -> None:
