@@ -86,13 +86,15 @@ def town_over_city(model: Any, tokenizer: Tokenizer, begun: str) -> float:
 
 
 def test_untrained_models_tell_the_places_of_a_phrase_by_what_came_before_it(tokenizer: Tokenizer) -> None:
-    models = [new_model(tokenizer, seed=seed, **SHAPE) for seed in range(1, 5)]
     # Both end with the same two words: models that looked back no further would write the same.
-    tower = [
-        town_over_city(model, tokenizer, "In the east a tower made of stone was built for the old") for model in models
-    ]
-    walls = [town_over_city(model, tokenizer, "Much later some wooden walls were given to the old") for model in models]
-    assert statistics.fmean(tower) > statistics.fmean(walls) + 1
+    tower, walls = (
+        "In the east a tower made of stone was built for the old",
+        "Much later some wooden walls were given to the old",
+    )
+    models = (new_model(tokenizer, seed=seed, **SHAPE) for seed in range(1, 17))
+    better = [town_over_city(model, tokenizer, tower) - town_over_city(model, tokenizer, walls) for model in models]
+    # One model's scatters by 2; the mean is about 2, without circuits 0.1.
+    assert statistics.fmean(better) > 0.5
 
 
 def test_a_model_too_small_for_the_circuits_is_refused(tokenizer: Tokenizer) -> None:

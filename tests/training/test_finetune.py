@@ -126,9 +126,13 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path, data: P
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 process(es) on cpu" in done.stdout
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
-    one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
+    before, one, two = (
+        load_file(folder / "model.safetensors")
+        for folder in (tiny_model, tmp_path / "one" / "model", tmp_path / "two" / "model")
+    )
+    # Not weight by weight: where a gradient is nearly nought, rounding decides its sign, and Adam moves by the sign.
     for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-3)
+        assert (two[name] - tensor).norm() < 0.02 * (tensor - before[name]).norm(), name
 
 
 def test_a_checkpoint_laid_out_like_the_hubs_is_fine_tuned(tmp_path: Path, data: Path, hub_folder: Path) -> None:
