@@ -22,6 +22,7 @@ from handler.engines.base import EngineError
 from training.answers import read_answers, write_answers
 from training.batches import IGNORED, Batch, BatchShape, Drawn, Exercise, Share
 from training.checkpoint import CheckpointError
+from training.data import DataError
 from training.distil_options import Options, parse
 from training.losses import (
     Objective,
@@ -33,10 +34,10 @@ from training.losses import (
     choice_scores,
     predict,
 )
-from training.mixtures import Material, build_mixture
+from training.mixtures import Material, RecipeError, build_mixture
 from training.model_folder import load_model, save_model
-from training.recipe import FAILURES
-from training.run_folder import keep_options
+from training.run_folder import RunFolderError, keep_options
+from training.text import TextError
 from training.train import Plan, new_accelerator, train
 
 ANSWERS: Final = "answers.jsonl"
@@ -45,7 +46,7 @@ ANSWERS: Final = "answers.jsonl"
 def distil(options: Options) -> Path:
     """Distil as `options` say and return the student's model folder.
 
-    Raises CheckpointError, EngineError or one of recipe.FAILURES.
+    Raises DataError, RecipeError, CheckpointError, EngineError or RunFolderError.
     """
     output = options.output_dir
     accelerator = new_accelerator(options.precision)
@@ -169,7 +170,7 @@ def main() -> None:
     options = parse()
     try:
         model = distil(options)
-    except (*FAILURES, CheckpointError, EngineError) as error:
+    except (CheckpointError, DataError, EngineError, OSError, RecipeError, RunFolderError, TextError) as error:
         sys.exit(f"distil: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("distil: stopped; the same command goes on from the last saved state")

@@ -26,7 +26,7 @@ from training.finetune_options import Options, parse
 from training.losses import answer_objective
 from training.model_folder import load_model, save_model
 from training.run_folder import RunFolderError, keep_options
-from training.train import DivergedError, Plan, new_accelerator, train
+from training.train import Plan, new_accelerator, train
 from training.validation import Validation
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     os.environ.setdefault("RAYON_NUM_THREADS", str(options.preprocessing_num_workers or os.cpu_count() or 1))
     try:
         model = finetune(options)
-    except (CheckpointError, DataError, DivergedError, RunFolderError, OSError) as error:
+    except (CheckpointError, DataError, RunFolderError, OSError) as error:
         sys.exit(f"finetune: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("finetune: stopped; the same command goes on from the last saved state")

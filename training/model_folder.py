@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from handler.contract.archive import CHECKPOINT_FILES
 from training.checkpoint import CheckpointError
-from training.run_folder import RunFolderError
+from training.run_folder import DivergedError, RunFolderError
 
 # The library's bars for a file read in a second would break the bar of the run.
 disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -70,6 +70,8 @@ def save_model(model: Any, tokenizer: Tokenizer, target: Path, precision: str = 
         tokenizer.save(str(half / TOKENIZER))
         again, _ = load_model(half)
         for (name, kept), read in zip(stored.state_dict().items(), again.state_dict().values(), strict=True):
+            if kept.isnan().any():
+                raise DivergedError(target, f"{name} holds what is no number")
             if not torch.equal(kept.float().cpu(), read):
                 raise RunFolderError(f"{half}: {name} is not what was saved")
         shutil.rmtree(target, ignore_errors=True)

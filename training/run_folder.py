@@ -21,6 +21,15 @@ class RunFolderError(RuntimeError):
     """A run folder cannot be used; the message names the file and what to do."""
 
 
+class DivergedError(RunFolderError):
+    """Training has led to what is no number, and no further step would mend it."""
+
+    def __init__(self, folder: Path, found: str) -> None:
+        super().__init__(
+            f"{folder}: {found}: training has diverged; begin again in another folder with a lower learning rate"
+        )
+
+
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` as the folder's checkpoint. Raises RunFolderError, the one before untouched, when it cannot."""
     path, half = folder / STATE, folder / f".{STATE}.half"

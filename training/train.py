@@ -29,15 +29,11 @@ from training.losses import Objective
 from training.plan import Plan as Plan  # also the name under which those who train know it
 from training.plan import Progress
 from training.prefetch import ahead
-from training.run_folder import load_state, save_state
+from training.run_folder import DivergedError, load_state, save_state
 from training.schedule import make_schedule
 
 Validate = Callable[[Any], dict[str, float]]
 """Measures a model; the result holds `loss`, by which the best is kept."""
-
-
-class DivergedError(ValueError):
-    """The loss is no longer a number, and no further step would mend it."""
 
 
 def new_accelerator(precision: str = "auto") -> Accelerator:
@@ -102,10 +98,7 @@ def train(
         number, total = counts.pop("")
         progress.loss = number / total
         if not math.isfinite(progress.loss):
-            raise DivergedError(
-                f"{folder}: the loss is {progress.loss} at step {progress.step}: training has diverged; "
-                "begin again in another folder with a lower learning rate"
-            )
+            raise DivergedError(folder, f"the loss is {progress.loss} at step {progress.step}")
         if curves:
             curves.add(counts)
         sums.clear()

@@ -93,7 +93,7 @@ def test_untrained_models_tell_the_places_of_a_phrase_by_what_came_before_it(tok
     )
     models = (new_model(tokenizer, seed=seed, **SHAPE) for seed in range(1, 17))
     better = [town_over_city(model, tokenizer, tower) - town_over_city(model, tokenizer, walls) for model in models]
-    # One model's scatters by 2; the mean is about 2, without circuits 0.1.
+    # From model to model this scatters by 2; the mean is about 2, without circuits 0.1.
     assert statistics.fmean(better) > 0.5
 
 

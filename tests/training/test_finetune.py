@@ -17,8 +17,7 @@ from training.dataset import find_splits
 from training.finetune import finetune, to_rows
 from training.finetune_options import BASE_MODEL, Options, parse
 from training.model_folder import load_model
-from training.run_folder import RunFolderError, load_state
-from training.train import DivergedError
+from training.run_folder import DivergedError, RunFolderError, load_state
 
 SEED_LINE = (
     "--dataset_name data/dstc9_dataset.py --output_dir out --per_device_train_batch_size 16"
@@ -164,13 +163,17 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path, data:
     assert (output / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("save_steps", "found"), [(1000, r"the loss is nan at step \d+"), (1, r"holds what is no number")]
+)
 def test_a_run_that_diverges_ends_with_what_to_do_and_keeps_nothing_of_it(
-    tmp_path: Path, data: Path, tiny_model: Path
+    tmp_path: Path, data: Path, tiny_model: Path, save_steps: int, found: str
 ) -> None:
     output = tmp_path / "run"
-    with pytest.raises(DivergedError, match=r"the loss is nan at step \d+.*lower learning rate"):
-        finetune(options(tiny_model, data, output, learning_rate=1e30))
-    assert load_state(output) is None
+    with pytest.raises(DivergedError, match=f"{found}.*lower learning rate"):
+        finetune(options(tiny_model, data, output, learning_rate=1e30, save_steps=save_steps))
+    kept = load_state(output)
+    assert kept is None or not any(weight.isnan().any() for weight in kept["model"].values())
     assert not (output / "model").exists()
 
 
