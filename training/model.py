@@ -1,8 +1,9 @@
-"""The embedded model's shape: a small T5 of GODEL's kind, its first weights written or random."""
+"""The embedded model: a small T5 of GODEL's kind, its first weights written or random, and its blocks compiled."""
 
 from typing import Any
 
 import torch
+import torch._dynamo.config
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
@@ -45,3 +46,16 @@ def new_model(
     if circuits:
         write_circuits(model, tokenizer)
     return model
+
+
+def compile_blocks(model: Any, backend: str = "inductor") -> None:
+    """Let torch.compile make programs of those blocks of `model`, a T5, that have none yet.
+
+    The blocks of a stack share theirs, which are therefore made once and not for each layer. They spare attention
+    writing out its scores in float32 several times over.
+    """
+    # First and other blocks, encoder's and decoder's, with and without a mask: beyond the limit they run uncompiled.
+    torch._dynamo.config.recompile_limit = 64
+    for block in (*model.encoder.block, *model.decoder.block):
+        if block._compiled_call_impl is None:
+            block.compile(dynamic=True, backend=backend)

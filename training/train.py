@@ -26,6 +26,7 @@ from training.batches import Batch, Position, Source
 from training.curves import Curves
 from training.flops import training_flops
 from training.losses import Objective
+from training.model import compile_blocks
 from training.plan import Plan as Plan  # also the name under which those who train know it
 from training.plan import Progress
 from training.prefetch import ahead
@@ -61,16 +62,15 @@ def train(
     """Run `plan` on `model`, in place, from the folder's checkpoint where there is one; return where it ended.
 
     `on_best` gets the model when `validate` has found it better than before, `on_step` after each step, both
-    in the main process alone and before the step's checkpoint is written. With `compiled`, torch.compile makes one
-    program of each shape of batches. `clock` tells the seconds that a plan's minutes are counted in. Raises
-    RunFolderError when a checkpoint cannot be written or read, and DivergedError, with no checkpoint of it written,
-    when the loss is found to be no number: where a row of the curves or a checkpoint is due.
+    in the main process alone and before the step's checkpoint is written. With `compiled`, torch.compile makes
+    programs of the model's blocks, for batches of any shape. `clock` tells the seconds that a plan's minutes are
+    counted in. Raises RunFolderError when a checkpoint cannot be written or read, and DivergedError, with no checkpoint
+    of it written, when the loss is found to be no number: where a row of the curves or a checkpoint is due.
     """
     plain = model
     model = accelerator.prepare(model)
     if compiled:
-        torch.compiler.reset()  # programs of an earlier stage's model count towards a limit
-        model = torch.compile(model)
+        compile_blocks(plain)
     optimizer = torch.optim.AdamW(
         _groups(model, plan.weight_decay), lr=plan.learning_rate, betas=plan.betas, fused=True
     )
