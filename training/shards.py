@@ -124,22 +124,29 @@ def count_pools(folder: Path) -> int:
 def row_maker(
     stage: Mapping[str, Any], material: Material, tokenizer: Tokenizer, shape: BatchShape, seed: int
 ) -> MakeRows:
-    """Return what makes the pools of a recipe's stage: rows of its `mixture`, or `spans` of running text."""
-    if "spans" in stage:
-        paragraphs, tokens = material.passages().paragraphs, int(stage["spans"]["tokens"])
+    """Return what makes the pools of a recipe's stage: rows of its `mixture`, and a `share` of `spans` of running text.
+
+    Without a share all rows are spans. Raises RecipeError and ValueError for a stage that cannot be made.
+    """
+    spans: Mapping[str, Any] = stage.get("spans", {"share": 0})
+    of_text = round(shape.pool * float(spans.get("share", 1)))
+    if not 0 <= of_text <= shape.pool or (of_text < shape.pool and "mixture" not in stage):
+        raise RecipeError(f"{stage.get('name')}: spans need a share from 0 to 1, and a mixture beside them below 1")
+    if of_text:
+        paragraphs, tokens = material.passages().paragraphs, int(spans["tokens"])
         lengths(tokens)  # says so where it does not do
-
-        def spans(pool: int) -> list[Row]:
-            text = read_runs(paragraphs, tokenizer, shape.pool, tokens, (seed, pool))
-            prompts, targets = corrupt_tokens(text, np.random.default_rng((seed, pool, 1)))
-            return [Row(p, t) for p, t in zip(prompts.tolist(), targets.tolist(), strict=True)]
-
-        return spans
-    exercise: Exercise = build_mixture(stage["mixture"], material)
+    exercise: Exercise | None = build_mixture(stage["mixture"], material) if of_text < shape.pool else None
 
     def drawn(pool: int) -> list[Row]:
-        rng = random.Random(f"{seed}:{pool}")
-        return to_rows([exercise(rng) for _ in range(shape.pool)], tokenizer, shape)
+        rows: list[Row] = []
+        if of_text:
+            text = read_runs(paragraphs, tokenizer, of_text, tokens, (seed, pool))
+            prompts, targets = corrupt_tokens(text, np.random.default_rng((seed, pool, 1)))
+            rows += [Row(p, t) for p, t in zip(prompts.tolist(), targets.tolist(), strict=True)]
+        if exercise:
+            rng = random.Random(f"{seed}:{pool}")
+            rows += to_rows([exercise(rng) for _ in range(shape.pool - of_text)], tokenizer, shape)
+        return rows
 
     return drawn
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.batches import Batch, BatchShape, Drawn, Position, Share, collate, to_rows
 from training.flops import training_flops
 from training.losses import answer_objective, predict
-from training.mixtures import Material, build_mixture
+from training.mixtures import Material, RecipeError, build_mixture
 from training.model import new_model
 from training.prefetch import ahead
 from training.pretrain import pretrain
@@ -186,6 +186,18 @@ def test_rows_of_spans_need_no_mask(tmp_path: Path, tokenizer: Tokenizer, materi
     )
     torch.testing.assert_close(predict(model, batch).logits, masked.logits, atol=1e-4, rtol=1e-4)
     assert int(answer_objective(0.5)(model, batch).counts["choice_accuracy"][1]) == 0
+
+
+def test_a_stage_may_mix_spans_into_its_rows(tokenizer: Tokenizer, material: Material) -> None:
+    stage = MIXTURE | {"name": "read", "spans": {"tokens": 60, "share": 0.25}}
+    rows, drawn = (row_maker(made, material, tokenizer, SHAPE, 5)(0) for made in (stage, MIXTURE))
+    of_text = [row for row in rows if (len(row.prompt), len(row.target)) == lengths(60) and not row.offered]
+    assert len(of_text) == SHAPE.pool // 4
+    assert rows[len(of_text) :] == drawn[: len(rows) - len(of_text)]
+    with pytest.raises(RecipeError, match="read: spans need a share from 0 to 1, and a mixture beside them below 1"):
+        row_maker(stage | {"spans": {"tokens": 60, "share": 1.5}}, material, tokenizer, SHAPE, 5)
+    with pytest.raises(RecipeError, match="a mixture beside them"):
+        row_maker({"name": "read", "spans": {"tokens": 60, "share": 0.5}}, material, tokenizer, SHAPE, 5)
 
 
 def test_flops_are_those_that_torch_counts(tokenizer: Tokenizer, material: Material) -> None:
