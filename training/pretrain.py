@@ -1,8 +1,8 @@
 """Trains a small model from nothing by a recipe: `python -m training.pretrain training/recipes/embedded.yaml`.
 
 Stages run in order, each in a folder of its own under the run folder; a run that was cut short goes on where
-it stood. The result is `model/` there. A stage is bounded by steps, or by minutes: then its learning rate falls with
-the clock, and it ends in time on any machine.
+it stood. `model/` there holds the model after the last stage that has ended. A stage is bounded by steps, or by
+minutes: then its learning rate falls with the clock, and it ends in time on any machine.
 """
 
 import sys
@@ -57,6 +57,7 @@ def pretrain(
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
     share = Share(accelerator.process_index, accelerator.num_processes)
     material, pace = Material(data, text), _pace(recipe, minutes)
+    folders = [folder / f"{number}-{stage['name']}" for number, stage in enumerate(recipe["stages"], start=1)]
     for number, stage in enumerate(recipe["stages"], start=1):
         plan = stage_plan(recipe, number, peak_tflops)
         plan = replace(plan, minutes=plan.minutes * pace)
@@ -65,14 +66,15 @@ def pretrain(
             stage_source(recipe, number, material, tokenizer, folder, share),
             answer_objective(stage.get("choice_weight", 0.0)),
             plan,
-            folder / f"{number}-{stage['name']}",
+            folders[number - 1],
             accelerator,
             compiled=bool(recipe.get("compile")),
         )
         accelerator.print(f"{stage['name']}: {progress.step} steps, last loss {progress.loss:.3f}")
-    if accelerator.is_main_process:
-        save_model(accelerator.unwrap_model(model), tokenizer, folder / "model", recipe.get("store", "fp32"))
-    accelerator.wait_for_everyone()
+        # After each stage: a run that never ends leaves one to go on with. One that goes on has a later one already.
+        if accelerator.is_main_process and not any(later.exists() for later in folders[number:]):
+            save_model(accelerator.unwrap_model(model), tokenizer, folder / "model", recipe.get("store", "fp32"))
+        accelerator.wait_for_everyone()
     return folder / "model"
 
 

@@ -1,5 +1,6 @@
 """A recipe from data to a model the engine serves; and what a kill, a full disk and bad input do to it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from training.curves import PICTURE, SPEED, read_log
 from training.data import read_records
 from training.evaluate import evaluate
 from training.mixtures import Material, RecipeError, build_mixture
+from training.model_folder import save_model
 from training.pretrain import pretrain
 from training.run_folder import STATE, RunFolderError, keep_options, load_state, save_state
+from training.train import train
 
 
 class Killed(BaseException):
@@ -27,6 +30,35 @@ def test_a_recipe_gives_a_model_folder_that_the_engine_serves(
     assert len(answers) == 6
     assert 0.0 <= table["model"]["answer_hit"] <= 1.0
     assert table["first sentence"]["answer_hit"] > 0.0
+
+
+def test_a_run_cut_short_leaves_the_model_of_its_last_whole_stage_which_never_replaces_a_later_one(
+    tmp_path: Path, data: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, text = tmp_path / "run", [data / "text.txt"]
+
+    def kill(step: int, _model: Any) -> None:
+        if step == 6:  # of the second stage: the first has four
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.pretrain.train", partial(train, on_step=kill))
+        with pytest.raises(Killed):
+            pretrain(recipe, data=data, text=text, folder=folder)
+    held, first = load_file(folder / "model" / "model.safetensors"), load_state(folder / "1-copy")
+    assert first
+    for name, tensor in held.items():
+        torch.testing.assert_close(tensor, first["model"][name])
+    pretrain(recipe, data=data, text=text, folder=folder)
+    saved: list[Path] = []
+
+    def save(model: Any, tokenizer: Any, target: Path, precision: str) -> Path:
+        saved.append(target)
+        return save_model(model, tokenizer, target, precision)
+
+    monkeypatch.setattr("training.pretrain.save_model", save)
+    pretrain(recipe, data=data, text=text, folder=folder)  # all is done: the first stage's model is not to come back
+    assert len(saved) == 1
 
 
 def test_a_run_leaves_its_curves_as_lines_a_picture_and_for_tensorboard(
