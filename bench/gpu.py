@@ -41,8 +41,9 @@ def make_model(geometry: dict[str, int]) -> Any:
         decoder_start_token_id=0,
     )
     torch.manual_seed(0)
-    model: Any = T5ForConditionalGeneration(config)
-    return model.to("cuda", torch.bfloat16).eval()
+    with torch.device("cuda"):
+        model: Any = T5ForConditionalGeneration(config)
+    return model.to(torch.bfloat16).eval()
 
 
 def answer_ours(engine: TorchEngine, prompts: list[list[int]], new_tokens: int) -> None:

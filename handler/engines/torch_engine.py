@@ -222,8 +222,10 @@ def decodes_statically(device: torch.device) -> bool:
 
 def multiplies_in_bf16(device: torch.device) -> bool:
     """Whether `device` has instructions for bf16 products; without them bf16 is slower than float32."""
+    if device.type == "cuda":
+        return True
     capabilities = torch.cpu.get_capabilities()
-    return device.type == "cuda" or any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _choose_device(device: str, gpu_id: int | None) -> tuple[torch.device, str | None]:
