@@ -13,6 +13,7 @@ leaves is filled by the last one.
 import logging
 import math
 import mmap
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -284,6 +285,15 @@ class _Call:
         return value
 
 
+def sums_bytes_exactly(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the processor adds up 8-bit products in 32 bits (VNNI); False where Linux does not tell."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    except OSError:
+        return False
+    return flags is not None and not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags[1].split())
+
+
 def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.InferenceSession:
     """Load a graph. An arena saves a step a tenth of its time, and keeps the most memory that any prompt needed."""
     onnxruntime.disable_telemetry_events()  # on by default in some builds
@@ -291,9 +301,10 @@ def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.Inf
     options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
-    # Where the processor has AVX2 and no VNNI, sums of two 8-bit products would be cut off at 16 bits: wrong sums for a
-    # fifth less time. Elsewhere this changes nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not sums_bytes_exactly():
+        # Sums of two 8-bit products would be cut off at 16 bits: wrong sums for a fifth less time. Where there is VNNI
+        # the same option makes right sums, which there are already, at a fourth of their speed.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     # Threads that wait by spinning would take the cores from the other session, TorchServe and the gateway.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, save
 
-from handler.engines.onnx_engine import _session
+from handler.engines.onnx_engine import _session, sums_bytes_exactly
 from training.quantization import BLOCKS, by_block
 
 INPUTS, OUTPUTS = 768, 96
@@ -28,6 +28,24 @@ def product(tmp_path: Path, operator: str, constants: list[NDArray[np.generic]],
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
     save(helper.make_model(graph, opset_imports=opsets, ir_version=11), tmp_path / "product.onnx")
     return tmp_path / "product.onnx"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "exactly"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8\nbugs\t\t:\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx_vnni\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f\n", False),
+        ("processor\t: 0\nFeatures\t: asimd avx512_vnni\n", False),
+        (None, False),
+    ],
+)
+def test_exact_sums_are_asked_for_unless_linux_tells_of_vnni(
+    tmp_path: Path, cpuinfo: str | None, exactly: bool
+) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="ascii")
+    assert sums_bytes_exactly(tmp_path / "cpuinfo") is exactly
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64])
