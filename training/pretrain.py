@@ -57,6 +57,12 @@ def pretrain(
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
     share = Share(accelerator.process_index, accelerator.num_processes)
     material, pace = Material(data, text), _pace(recipe, minutes)
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            save_model(accelerator.unwrap_model(model), tokenizer, folder / "model", recipe.get("store", "fp32"))
+        accelerator.wait_for_everyone()
+
     folders = [folder / f"{number}-{stage['name']}" for number, stage in enumerate(recipe["stages"], start=1)]
     for number, stage in enumerate(recipe["stages"], start=1):
         plan = stage_plan(recipe, number, peak_tflops)
@@ -71,10 +77,10 @@ def pretrain(
             compiled=bool(recipe.get("compile")),
         )
         accelerator.print(f"{stage['name']}: {progress.step} steps, last loss {progress.loss:.3f}")
-        # After each stage: a run that never ends leaves one to go on with. One that goes on has a later one already.
-        if accelerator.is_main_process and not any(later.exists() for later in folders[number:]):
-            save_model(accelerator.unwrap_model(model), tokenizer, folder / "model", recipe.get("store", "fp32"))
-        accelerator.wait_for_everyone()
+        # A run that never ends leaves a model to go on with. One that goes on has that of a later stage already.
+        if number < len(folders) and not any(later.exists() for later in folders[number:]):
+            save()
+    save()
     return folder / "model"
 
 
