@@ -92,6 +92,8 @@ def stage_source(
     shape = BatchShape(**stage.get("shape", {}))
     if "rows" in stage:
         return Stored(shard_folder(folder, number, stage), shape, seed, share)
+    if "spans" in stage:
+        raise RecipeError(f"{stage['name']}: spans are made beforehand; say how many `rows` the stage wants")
     return Drawn(build_mixture(stage["mixture"], material), tokenizer, shape, seed, share)
 
 

@@ -138,6 +138,14 @@ def test_an_unknown_exercise_is_refused_by_name(data: Path) -> None:
         build_mixture([{"exercise": "juggle", "weight": 1}], Material(data, []))
 
 
+def test_spans_without_rows_are_refused_rather_than_left_out(
+    tmp_path: Path, data: Path, recipe: dict[str, Any]
+) -> None:
+    recipe["stages"][0]["spans"] = {"tokens": 60, "share": 0.5}
+    with pytest.raises(RecipeError, match="copy: spans are made beforehand; say how many `rows`"):
+        pretrain(recipe, data=data, text=[data / "text.txt"], folder=tmp_path / "run")
+
+
 def test_an_unknown_option_of_records_is_refused_by_name(data: Path) -> None:
     with pytest.raises(RecipeError, match="'wrods'"):
         build_mixture([{"exercise": "records", "file": "train.jsonl", "weight": 1, "wrods": 3}], Material(data, []))
