@@ -1,6 +1,8 @@
 """What every engine promises, and how near each is to `transformers`' numbers."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,21 @@ def test_the_onnx_engine_says_that_it_leaves_the_gpu_alone(exports: dict[str, Pa
     description = load_engine("onnx", "auto", exports["onnx-int8"], slots=1, device="gpu", gpu_id=0).description
     assert description.device == "cpu"
     assert "ENGINE=torch" in (description.device_note or "")
+
+
+def test_numbers_near_nothing_are_zeros_to_the_onnx_engine_and_to_threads_begun_after_it(
+    exports: dict[str, Path],
+) -> None:
+    # In a process of its own: the first session of one decides.
+    program = """
+import pathlib, sys, threading
+import numpy
+from handler.engines import load_engine
+load_engine("onnx", "int8", pathlib.Path(sys.argv[1]), slots=1)
+threading.Thread(target=lambda: print(numpy.float32(1e-40) * numpy.float32(1))).start()
+"""
+    command = [sys.executable, "-c", program, str(exports["onnx-int8"])]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0.0\n"
 
 
 @pytest.mark.parametrize("file", ["encoder.onnx", "decoder.onnx", "embedding.npy", "decoder_bias.npy"])
