@@ -6,6 +6,7 @@ told where they are filled: handler/engines/onnx_engine.py. Operators of the dom
 ONNX Runtime's docs/ContribOperators.md.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -14,12 +15,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from handler.engines.t5_geometry import T5Geometry
 from handler.engines.torch_weights import T5Weights
-from training.quantization import BLOCKS, by_block, by_channel
+from training.quantization import BLOCK, by_block, by_channel
 
 _OPSETS: Final = {"": 23, "com.microsoft": 1}
 _IR_VERSION: Final = 11
-HEAD_BITS: Final = 8
-"""The head decides between tokens that are nearly alike: it keeps 8 bits whatever the decoder has."""
 
 
 class _Graph:
@@ -72,6 +71,48 @@ class _Graph:
         )
         return names[1], names[0]
 
+    def linear_by_tensor(self, hidden: str, weight: Any, steps: NDArray[np.float32] | None = None) -> str:
+        """Multiply in 8 bits, all of `hidden` rounded alike; `steps` divide the outputs, shape (outputs,)."""
+        values, scales = by_channel(weight.float().numpy())
+        if steps is not None:
+            scales = scales / steps
+        names = [self.constant(values), self.constant(scales), self.constant(np.zeros(len(scales), np.int8))]
+        return str(self.node("DynamicQuantizeMatMul", hidden, *names, domain="com.microsoft"))
+
+    def linear_8(self, hidden: str, weight: Any, *, positive: bool = False, outputs: int | list[str] = 1) -> str:
+        """Multiply each row, rounded to 8 bits by its own largest value: whole sums, the same in any company.
+
+        `positive` tells that nothing in `hidden` is negative. A row of zeros is divided by zero; what comes of that
+        is multiplied by zero in the end.
+        """
+        steps, zero = (255, 0) if positive else (127, 128)
+        step, zero_point = self.constant(np.float32(1 / steps)), self.constant(np.uint8(zero))
+        size = hidden if positive else self.node("Abs", hidden)
+        largest = self.node("ReduceMax", size, self.constant([-1]), keepdims=1)
+        rounded = self.node("QuantizeLinear", self.node("Div", hidden, largest), step, zero_point)
+        values, scales = (self.constant(array) for array in by_channel(weight.float().numpy()))
+        inputs = [rounded, values, step, scales, zero_point]
+        product = self.node("MatMulIntegerToFloat", *inputs, domain="com.microsoft")
+        return str(self.node("Mul", product, largest, outputs=outputs))
+
+    def linear_4(self, hidden: str, weight: Any) -> str:
+        """Multiply by weights in 4 bits, and by activations in 8, block by block within a row."""
+        values, scales = (self.constant(array) for array in by_block(weight.float().numpy()))
+        return str(
+            self.node(
+                "MatMulNBits",
+                hidden,
+                values,
+                scales,
+                domain="com.microsoft",
+                N=weight.shape[0],
+                K=weight.shape[1],
+                bits=4,
+                block_size=BLOCK,
+                accuracy_level=4,  # activations in 8 bits
+            )
+        )
+
     def model(self, metadata: dict[str, str]) -> ModelProto:
         graph = helper.make_graph(self.nodes, "t5", self.inputs, self.outputs, self.constants)
         opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
@@ -89,14 +130,7 @@ def encoder_graph(
     shape (decoder_layers * 2 * inner,), is what one step of the 8-bit keys and values stands for.
     """
     graph = _Graph(geometry)
-
-    def linear(hidden: str, weight: Any, steps: NDArray[np.float32] | None = None) -> str:
-        values, scales = by_channel(weight.float().numpy())
-        if steps is not None:
-            scales = scales / steps
-        names = [graph.constant(values), graph.constant(scales), graph.constant(np.zeros(len(scales), np.int8))]
-        return str(graph.node("DynamicQuantizeMatMul", hidden, *names, domain="com.microsoft"))
-
+    linear = graph.linear_by_tensor
     hidden = graph.input("embeddings", TensorProto.FLOAT, [1, "length", geometry.d_model])
     bias = graph.input("bias", TensorProto.FLOAT, [1, geometry.heads, "length", "length"])
     thirds = graph.constant([geometry.inner] * 3)
@@ -129,31 +163,16 @@ def encoder_graph(
 def decoder_graph(
     geometry: T5Geometry, weights: T5Weights, cross_scales: NDArray[np.float32], bits: int, metadata: dict[str, str]
 ) -> ModelProto:
-    """Return one step of the decoder, with linear layers in `bits` bits and the head in HEAD_BITS.
+    """Return one step of the decoder, with linear layers in `bits` bits, 8 or 4, and the head in 8.
 
-    Its rows do not see each other: norms and products work row by row, activations are quantised in blocks
-    within a row, and attention runs over each row's own length.
+    Its rows do not see each other: norms and products work row by row, activations are quantised within a row,
+    and attention runs over each row's own length.
     """
     graph = _Graph(geometry)
     heads, width = geometry.heads, geometry.d_kv
 
-    def linear(hidden: str, weight: Any, bits: int = bits, outputs: int | list[str] = 1) -> str:
-        values, scales = by_block(weight.float().numpy(), bits)
-        return str(
-            graph.node(
-                "MatMulNBits",
-                hidden,
-                graph.constant(values),
-                graph.constant(scales),
-                outputs=outputs,
-                domain="com.microsoft",
-                N=weight.shape[0],
-                K=weight.shape[1],
-                bits=bits,
-                block_size=BLOCKS[bits],
-                accuracy_level=4,  # activations in 8 bits
-            )
-        )
+    linear = graph.linear_8 if bits == 8 else graph.linear_4
+    linear_of_positive = partial(graph.linear_8, positive=True) if bits == 8 else graph.linear_4
 
     def attend(inputs: list[str], caches: list[str], kind: int, capacity: str, **attributes: Any) -> str:
         outputs = [f"value_{len(graph.nodes)}_mixed", *[f"new_{cache}" for cache in caches]]
@@ -210,6 +229,7 @@ def decoder_graph(
         mixed = attend(inputs, inputs[3:5], TensorProto.INT8, "cross_capacity", causal=0, **quantised)
         hidden, normed = graph.add_and_norm(hidden, linear(mixed, cross.output), feed_forward.norm)
         inner = graph.node("Relu", linear(normed, feed_forward.inner))
-        hidden, normed = graph.add_and_norm(hidden, linear(inner, feed_forward.output), next_norm)
-    linear(normed, weights.head, HEAD_BITS, ["logits"])
+        hidden, normed = graph.add_and_norm(hidden, linear_of_positive(inner, feed_forward.output), next_norm)
+    # The head decides between tokens that are nearly alike: it keeps 8 bits whatever the rest has.
+    graph.linear_8(normed, weights.head, outputs=["logits"])
     return graph.model(metadata)

@@ -1,33 +1,29 @@
 """ONNX Runtime's 8-bit products, as the engine's sessions run them: exact sums, whatever the processor can do."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, save
 
 from handler.engines.onnx_engine import _session, sums_bytes_exactly
-from training.quantization import BLOCKS, by_block
+from handler.engines.t5_geometry import T5Geometry
+from training.onnx_graphs import _Graph
 
 INPUTS, OUTPUTS = 768, 96
+GEOMETRY = T5Geometry.read(Path(__file__).parents[2] / "models" / "embedded")
 
 
-def product(tmp_path: Path, operator: str, constants: list[NDArray[np.generic]], **attributes: Any) -> Path:
-    """Return a graph of one product from the domain com.microsoft, written to a file."""
-    names = [f"constant_{number}" for number in range(len(constants))]
-    node = helper.make_node(operator, ["x", *names], ["y"], domain="com.microsoft", **attributes)
-    graph = helper.make_graph(
-        [node],
-        "product",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", INPUTS])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", OUTPUTS])],
-        [numpy_helper.from_array(array, name) for array, name in zip(constants, names, strict=True)],
-    )
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
-    save(helper.make_model(graph, opset_imports=opsets, ir_version=11), tmp_path / "product.onnx")
-    return tmp_path / "product.onnx"
+def products(path: Path, graph: _Graph, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what the value "y" of `graph` is for `rows`, the value "x"."""
+    if not graph.inputs:
+        graph.input("x", TensorProto.FLOAT, ["rows", INPUTS])
+        graph.output("y", TensorProto.FLOAT, ["rows", OUTPUTS])
+    save(graph.model({}), path / "products.onnx")
+    found: NDArray[np.float32] = _session(path / "products.onnx", 2, arena=True).run(None, {"x": rows})[0]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -48,36 +44,65 @@ def test_exact_sums_are_asked_for_unless_linux_tells_of_vnni(
     assert sums_bytes_exactly(tmp_path / "cpuinfo") is exactly
 
 
+@pytest.fixture(params=["as this processor needs it", "without VNNI"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "without VNNI":  # the session's option makes right sums everywhere, only slower
+        monkeypatch.setattr("handler.engines.onnx_engine.sums_bytes_exactly", lambda: False)
+
+
+def whole_numbers(rows: int, largest: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return inputs, (rows, INPUTS), and weights, (OUTPUTS, INPUTS), that 8 bits hold as they are."""
+    random = np.random.default_rng(0)
+    weights = random.choice(np.array([-127, 100, 127], np.float32), (OUTPUTS, INPUTS))
+    weights[0], weights[:, 0] = 127, 127
+    steps = random.integers(0, largest + 1, (rows, INPUTS)).astype(np.float32)
+    steps[:, :9] = largest
+    return steps, weights
+
+
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize("rows", [1, 5, 64])
 def test_the_encoders_products_do_not_saturate(tmp_path: Path, rows: int) -> None:
+    steps, weights = whole_numbers(rows, 255)
+    graph = _Graph(GEOMETRY)
+    graph.node("Identity", graph.linear_by_tensor("x", torch.from_numpy(weights)), outputs=["y"])
+    np.testing.assert_array_equal(products(tmp_path, graph, steps), steps @ weights.T)
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("rows", [1, 5, 64])
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_decoders_products_do_not_saturate(tmp_path: Path, rows: int, positive: bool) -> None:
+    steps, weights = whole_numbers(rows, 255 if positive else 127)
+    if not positive:
+        steps[:, 9::2] *= -1
+    graph = _Graph(GEOMETRY)
+    graph.linear_8("x", torch.from_numpy(weights), positive=positive, outputs=["y"])
+    np.testing.assert_allclose(products(tmp_path, graph, steps), steps @ weights.T, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_decoders_products_give_a_row_the_same_bits_in_any_company(tmp_path: Path, positive: bool) -> None:
     random = np.random.default_rng(0)
-    weights = random.choice(np.array([-127, 100, 127], np.int8), (INPUTS, OUTPUTS))
-    weights[:, 0] = 127
-    path = product(
-        tmp_path, "DynamicQuantizeMatMul", [weights, np.ones(OUTPUTS, np.float32), np.zeros(OUTPUTS, np.int8)]
-    )
-    steps = random.integers(0, 256, (rows, INPUTS))  # whole numbers from 0 to 255: quantised as they are
-    steps[:, 0] = 255
-    steps[:, 1:9] = 255
-    (found,) = _session(path, 2, arena=False).run(None, {"x": steps.astype(np.float32)})
-    np.testing.assert_array_equal(found, steps @ weights.astype(np.int64))
+    weights = torch.from_numpy(random.standard_normal((OUTPUTS, INPUTS)).astype(np.float32))
+    rows = random.standard_normal((33, INPUTS)).astype(np.float32) * np.logspace(-6, 6, 33, dtype=np.float32)[:, None]
+    rows = np.maximum(rows, 0) if positive else rows
+    rows[7] = 0
+    graph = _Graph(GEOMETRY)
+    graph.linear_8("x", weights, positive=positive, outputs=["y"])
+    together = products(tmp_path, graph, rows)
+    for company in (1, 2, 5, 8):
+        for first in range(0, len(rows), company):
+            some = slice(first, first + company)
+            np.testing.assert_array_equal(products(tmp_path, graph, rows[some]), together[some])
+    assert not together[7].any()  # a row of zeros
 
 
-@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("rows", [1, 5, 64])
-def test_the_decoders_products_do_not_saturate(tmp_path: Path, bits: int, sign: int, rows: int) -> None:
-    weights = np.full((OUTPUTS, INPUTS), -1.0, np.float32)
-    values, scales = by_block(weights, bits)
-    path = product(
-        tmp_path,
-        "MatMulNBits",
-        [values, scales],
-        N=OUTPUTS,
-        K=INPUTS,
-        bits=bits,
-        block_size=BLOCKS[bits],
-        accuracy_level=4,
-    )
-    (found,) = _session(path, 2, arena=True).run(None, {"x": np.full((rows, INPUTS), sign, np.float32)})
+def test_products_of_4_bits_do_not_saturate(tmp_path: Path, sign: int, rows: int) -> None:
+    graph = _Graph(GEOMETRY)
+    graph.node("Identity", graph.linear_4("x", torch.full((OUTPUTS, INPUTS), -1.0)), outputs=["y"])
+    found = products(tmp_path, graph, np.full((rows, INPUTS), sign, np.float32))
     np.testing.assert_allclose(found, np.full((rows, OUTPUTS), -sign * INPUTS), rtol=1e-6)
