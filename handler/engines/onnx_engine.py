@@ -10,12 +10,13 @@ Live slots lie in the first rows of the caches, so that a step is one call over 
 leaves is filled by the last one.
 """
 
+import contextlib
+import ctypes
 import logging
 import math
 import mmap
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +76,7 @@ class OnnxEngine:
             device_note = "engine onnx is for CPUs: running on the CPU; `make archive ENGINE=torch` is for a GPU"
             logger.warning(device_note)
         self._geometry = geometry = T5Geometry.read(model_dir)
+        _keep_freed_memory()
         self._encoder = _session(model_dir / "encoder.onnx", threads, arena=False)
         self._decoder = _session(model_dir / "decoder.onnx", threads, arena=True)
         held = self._decoder.get_modelmeta().custom_metadata_map.get(PRECISION_KEY, "unknown")
@@ -221,7 +223,7 @@ class OnnxEngine:
         if not np.array_equal(alone, drafted) or self._least_rows > 1:
             self.description = replace(self.description, draft_tokens=0)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _scratch(self, prompt: Sequence[int], slots: int) -> Iterator[None]:
         for slot in range(slots):
             self.encode(slot, prompt)
@@ -292,6 +294,15 @@ def sums_bytes_exactly(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     except OSError:
         return False
     return flags is not None and not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags[1].split())
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what one prompt frees for the next; without, thousands of pages are given back and asked for."""
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(mmap_threshold, 32 << 20)  # the most that glibc allows
+        mallopt(trim_threshold, 128 << 20)
 
 
 def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.InferenceSession:
