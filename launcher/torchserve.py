@@ -31,8 +31,9 @@ STOP_SECONDS: Final = 15
 TRACEBACK_SECONDS: Final = 2
 """How far a worker's traceback may lag behind the news of its death; they travel in different threads."""
 
-JAVA_OPTIONS: Final = ("-Xmx256m", "-XX:+UseSerialGC")
-"""Measured: no loss of throughput, half the memory."""
+JAVA_OPTIONS: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Measured: more throughput, half the memory. TorchServe waits more than it computes: compiling it twice, the second
+time well, takes from the engine's cores for hundreds of requests what it never earns back."""
 
 _LONGEST_SOCKET: Final = 107
 _LONGEST_SOCKET_NAME: Final = len("/.ts.sock.65535")
