@@ -63,12 +63,12 @@ class RowState:
 def next_tokens(logits: NDArray[np.float32], rows: Sequence[RowState], eos_token_id: int) -> list[int]:
     """Return one token for each row and append it to the row's history.
 
-    `logits` has shape (len(rows), vocabulary) and is overwritten. Raises NumericalError when a row
-    has no largest number (NaN), which means a broken model or a precision it cannot bear.
+    `logits` has shape (len(rows), vocabulary) and is overwritten. Raises NumericalError when the
+    largest of a row is no finite number, which means a broken model or a precision it cannot bear.
     """
     _apply_rules(logits, rows, eos_token_id)
     best = logits.argmax(axis=1)
-    if np.isnan(logits[np.arange(len(rows)), best]).any():
+    if not np.isfinite(logits[np.arange(len(rows)), best]).all():
         raise NumericalError("the model's output is not a number")
     tokens = [int(token) for token in best]
     sampled = [index for index, row in enumerate(rows) if row.parameters.do_sample]
@@ -107,25 +107,26 @@ def _draw(logits: NDArray[np.float32], rows: Sequence[RowState]) -> list[int]:
 def _draw_one(weights: NDArray[np.float32], row: RowState) -> int:
     """Return a token drawn in proportion to `weights`, after top-k and top-p.
 
-    No full sort: only tokens that can be in the nucleus are looked at. A token lighter than
-    (1 - top_p) / vocabulary of the whole mass cannot be: all of that kind together weigh less than
-    1 - top_p, so the nucleus is full before the first of them.
+    Nothing is sorted. A token lighter than (1 - top_p) / vocabulary of the whole mass is left out at once: all of that
+    kind together weigh less than 1 - top_p, so the nucleus is full before the first of them. A token drawn from the
+    rest is right if it lies in the nucleus: if what comes before it, heavier or as heavy and of a lower number, weighs
+    less than top_p. If it does not, neither does what comes after it, and the next is drawn from what comes before.
     """
     top_k, top_p = row.parameters.top_k, row.parameters.top_p
-    candidates: NDArray[np.intp]
     if 0 < top_k < len(weights):
         # As in transformers, every token that ties with the k-th stays.
-        candidates = np.flatnonzero(weights >= np.partition(weights, -top_k)[-top_k])
-    elif top_p < 1.0:
-        candidates = np.flatnonzero(weights >= (1.0 - top_p) / len(weights) * weights.sum())
+        tokens = np.flatnonzero(weights >= np.partition(weights, -top_k)[-top_k])
+        total = weights[tokens].sum(dtype=np.float64)
     else:
-        candidates = np.flatnonzero(weights)
-    total = weights[candidates].sum() if 0 < top_k < len(weights) else weights.sum()
-    if top_p < 1.0:
-        # Stable, so that ties fall the same way on every machine.
-        candidates = candidates[np.argsort(-weights[candidates], kind="stable")]
-        mass = np.cumsum(weights[candidates], dtype=np.float64)
-        candidates = candidates[: int(np.searchsorted(mass, top_p * float(total))) + 1]
-    mass = np.cumsum(weights[candidates], dtype=np.float64)
-    drawn = int(np.searchsorted(mass, row.random.random() * mass[-1], side="right"))
-    return int(candidates[min(drawn, len(candidates) - 1)])
+        total = weights.sum(dtype=np.float64)
+        tokens = np.flatnonzero(weights >= (1.0 - top_p) / len(weights) * total)
+    left = weights[tokens]
+    while True:
+        mass = np.cumsum(left, dtype=np.float64)
+        drawn = int(np.searchsorted(mass, row.random.random() * mass[-1], side="right"))
+        before = left > left[drawn]
+        before[:drawn] |= left[:drawn] == left[drawn]
+        heavier = left[before]
+        if heavier.sum(dtype=np.float64) < top_p * total:
+            return int(tokens[drawn])
+        tokens, left = tokens[before], heavier

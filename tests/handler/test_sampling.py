@@ -48,13 +48,14 @@ def test_greedy_takes_the_likeliest_token_of_each_row() -> None:
     [
         ({"top_p": 0.6}, [TopPLogitsWarper(0.6)]),
         ({"top_p": 0.95, "temperature": 0.5}, [TemperatureLogitsWarper(0.5), TopPLogitsWarper(0.95)]),
+        ({"top_p": 0.2, "temperature": 5.0}, [TemperatureLogitsWarper(5.0), TopPLogitsWarper(0.2)]),
         ({"top_p": 1.0, "top_k": 5}, [TopKLogitsWarper(5)]),
         (
             {"top_p": 0.7, "top_k": 10, "temperature": 2.0},
             [TemperatureLogitsWarper(2.0), TopKLogitsWarper(10), TopPLogitsWarper(0.7)],
         ),
     ],
-    ids=["top-p", "top-p, temperature", "top-k", "all of them"],
+    ids=["top-p", "top-p, temperature", "top-p, nearly flat", "top-k", "all of them"],
 )
 def test_sampling_draws_from_the_distribution_transformers_would(
     parameters: dict[str, object], warpers: list[Any]
@@ -108,6 +109,11 @@ def test_rows_without_a_seed_draw_differently() -> None:
     assert states[0].new_tokens != states[1].new_tokens
 
 
-def test_logits_that_are_no_numbers_are_an_error() -> None:
+def test_of_tokens_that_are_alike_the_first_make_up_the_nucleus() -> None:
+    assert set(np.flatnonzero(frequencies(np.zeros((1, VOCABULARY), np.float32), top_p=2.5 / VOCABULARY))) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_an_error(value: float) -> None:
     with pytest.raises(NumericalError):
-        next_tokens(np.full((1, VOCABULARY), np.nan, dtype=np.float32), [row()], EOS)
+        next_tokens(np.full((1, VOCABULARY), value, dtype=np.float32), [row()], EOS)
