@@ -4,7 +4,8 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
+
+from handler.engines.cores import CPUINFO, instruction_sets
 
 PACKAGES = ("torch", "tokenizers", "torchserve", "fastapi", "httpx", "uvicorn", "transformers", "onnxruntime")
 """Reported where they are installed."""
@@ -34,16 +35,12 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def instructions() -> str:
     """Return the fastest of INSTRUCTIONS that this processor has, or its architecture where it says none."""
-    flags = _cpuinfo("flags").split()
-    return next((name for name in INSTRUCTIONS if name in flags), platform.machine())
-
-
-def _cpuinfo(field: str) -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
+    known = instruction_sets()
+    return next((name for name in INSTRUCTIONS if name in known), platform.machine())

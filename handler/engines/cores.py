@@ -1,11 +1,13 @@
-"""How many cores this process may use: in a container that is less than the machine has."""
+"""How many cores this process may use, in a container less than the machine has, and what instructions they have."""
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Final
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
+CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def usable_cores(cgroups: Path = CGROUPS) -> int:
@@ -16,6 +18,15 @@ def usable_cores(cgroups: Path = CGROUPS) -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroups)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def instruction_sets(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """Return Linux's names for what the first processor can do ("avx2"); none of other systems and architectures."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    except OSError:
+        return frozenset()
+    return frozenset(flags[1].split() if flags else ())
 
 
 def _quota(cgroups: Path) -> float | None:

@@ -15,7 +15,6 @@ import ctypes
 import logging
 import math
 import mmap
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from handler.engines.base import EngineDescription, EngineError
-from handler.engines.cores import usable_cores
+from handler.engines.cores import CPUINFO, instruction_sets, usable_cores
 from handler.engines.t5_geometry import T5Geometry, relative_bucket
 
 logger = logging.getLogger(__name__)
@@ -287,13 +286,9 @@ class _Call:
         return value
 
 
-def sums_bytes_exactly(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def sums_bytes_exactly(cpuinfo: Path = CPUINFO) -> bool:
     """Return whether the processor adds up 8-bit products in 32 bits (VNNI); False where Linux does not tell."""
-    try:
-        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
-    except OSError:
-        return False
-    return flags is not None and not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags[1].split())
+    return not instruction_sets(cpuinfo).isdisjoint({"avx512_vnni", "avx_vnni"})
 
 
 def _keep_freed_memory() -> None:
