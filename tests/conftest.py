@@ -6,6 +6,8 @@ Inputs are a fixed sample by default, so that a run can be repeated; more when a
         tests/security/test_handler_fuzz.py tests/security/test_prompt_forgery.py tests/contract/test_wire.py
 """
 
+import contextlib
+import ctypes
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -52,6 +54,20 @@ def _timeout(item: pytest.Item) -> float:
     """Return the seconds that a test asks for; 0 for one that has as many as others."""
     mark = item.get_closest_marker("timeout")
     return float(mark.args[0]) if mark else 0.0
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> Iterator[None]:
+    """Give back the numbers near nothing that an ONNX engine takes from its thread: Hypothesis draws them."""
+    _usual_arithmetic()
+    yield
+    _usual_arithmetic()
+
+
+def _usual_arithmetic() -> None:
+    """Reset the thread's floating-point environment; FE_DFL_ENV of glibc's fenv.h."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL("libm.so.6").fesetenv(ctypes.c_void_p(-1))
 
 
 @pytest.fixture(scope="session")

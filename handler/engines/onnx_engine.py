@@ -68,7 +68,8 @@ class OnnxEngine:
         """Load the model. Raises EngineError for a bad folder or another precision than it was exported in.
 
         `device` other than "cpu" runs on the CPU and says so; `gpu_id` is not looked at. `precision` "auto"
-        takes what the folder holds. `threads` None takes every usable core.
+        takes what the folder holds. `threads` None takes every usable core. Numbers too near to nothing for full
+        precision are zeros from then on, in threads of the engine and in that which made the process's first.
         """
         device_note = None
         if device != "cpu":
