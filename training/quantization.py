@@ -43,10 +43,11 @@ def by_block(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
     # The range is one step longer on the negative side: the largest weight goes there, whatever its sign.
     full = np.where(largest == 0, 1, largest / -8).astype(np.float32)
-    values, scales = _rounded(blocks, full)
+    values, scales = _rounded(blocks, full), full
     least = _error(blocks, values, scales)
     for shrink in _SHRINKS:
-        other, narrower = _rounded(blocks, full * np.float32(shrink))
+        narrower = full * np.float32(shrink)
+        other = _rounded(blocks, narrower)
         error = _error(blocks, other, narrower)
         better = error < least
         values, scales = np.where(better, other, values), np.where(better, narrower, scales)
@@ -55,8 +56,9 @@ def by_block(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np
     return np.ascontiguousarray(packed), np.ascontiguousarray(scales[..., 0])
 
 
-def _rounded(blocks: NDArray[np.float32], scales: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    return np.clip(np.rint(blocks / scales) + 8, 0, 15).astype(np.uint8), scales
+def _rounded(blocks: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.uint8]:
+    rounded: NDArray[np.uint8] = np.clip(np.rint(blocks / scales) + 8, 0, 15).astype(np.uint8)
+    return rounded
 
 
 def _error(blocks: NDArray[np.float32], values: NDArray[np.uint8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
