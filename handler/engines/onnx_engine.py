@@ -68,8 +68,8 @@ class OnnxEngine:
         """Load the model. Raises EngineError for a bad folder or another precision than it was exported in.
 
         `device` other than "cpu" runs on the CPU and says so; `gpu_id` is not looked at. `precision` "auto"
-        takes what the folder holds. `threads` None takes every usable core. Numbers too near to nothing for full
-        precision are zeros from then on, in threads of the engine and in that which made the process's first.
+        takes what the folder holds. `threads` None takes every usable core. Subnormal numbers are zeros from
+        then on, in threads of the engine and in that which made the process's first.
         """
         device_note = None
         if device != "cpu":
@@ -311,7 +311,7 @@ def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.Inf
     options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
-    # Attention weights of e^-90 are no zeros yet, and processors take a hundred times as long to multiply with such.
+    # Attention weights of e^-90 are no zeros yet: subnormal numbers, with which processors multiply in microcode.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if not sums_bytes_exactly():
         # Sums of two 8-bit products would be cut off at 16 bits: wrong sums for a fifth less time. Where there is VNNI
