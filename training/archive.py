@@ -95,6 +95,11 @@ def is_stale(archive: Path, model: str, *, engine: str, precision: str, name: st
     return any(held.get(key) != value for key, value in _recipe(model, engine, precision, name, version).items())
 
 
+def code_sha256() -> str:
+    """Return a digest of all code and settings that decide what is made of a checkpoint and how it is served."""
+    return _hash({path.relative_to(ROOT): path for path in (*_handler_files(), MODEL_CONFIG, *BUILDERS)})
+
+
 def held_choices(archive: Path) -> dict[str, str]:
     """Return what `archive` was made with, by the names of DEFAULTS; nothing of an archive that cannot be read."""
     try:
@@ -108,7 +113,6 @@ def held_choices(archive: Path) -> dict[str, str]:
 def _recipe(model: str, engine: str, precision: str, name: str, version: str) -> dict[str, Any]:
     """Return what an archive says of its inputs; no times, so that a build can be repeated."""
     limits = _worker_config(engine, precision)["handler"]
-    code = {path.relative_to(ROOT): path for path in (*_handler_files(), MODEL_CONFIG, *BUILDERS)}
     recipe = {
         "name": name,
         "version": version,
@@ -117,7 +121,7 @@ def _recipe(model: str, engine: str, precision: str, name: str, version: str) ->
         "precision": precision,
         "format_version": FORMAT_VERSION,
         "max_prompt_tokens": limits["max_prompt_tokens"],
-        "code_sha256": _hash(code),
+        "code_sha256": code_sha256(),
     }
     folder = Path(model)
     if folder.is_dir():

@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from bench.checkpoints import GEOMETRIES, checkpoint
+from bench.export import served_folder
 from bench.prompts import prompt_ids, words
 from bench.stack import MESSAGE_WORDS
 from handler.contract.prompt import render
@@ -57,3 +58,18 @@ def test_a_checkpoint_is_built_once_and_alike_everywhere(tiny: Path, tmp_path: P
 def test_the_student_has_the_layers_it_is_described_with(tmp_path: Path) -> None:
     config: dict[str, Any] = json.loads((checkpoint("tiny-mini", tmp_path) / "config.json").read_text())
     assert (config["num_layers"], config["num_decoder_layers"]) == (1, 1)
+
+
+def test_an_export_is_kept_until_the_code_that_makes_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = checkpoint("tiny", tmp_path)
+    first = served_folder(tiny, "onnx", "int8")
+    written = (first / "decoder.onnx").stat().st_mtime_ns
+    assert served_folder(tiny, "onnx", "int8") == first
+    assert (first / "decoder.onnx").stat().st_mtime_ns == written
+    monkeypatch.setattr("bench.export.code_sha256", lambda: "of another exporter")
+    second = served_folder(tiny, "onnx", "int8")
+    assert second != first
+    assert second.is_dir()
+    assert not first.exists()
