@@ -1,4 +1,4 @@
-"""From logits to tokens: each row by its own parameters and its own random numbers, all rows in one pass.
+"""From logits to tokens: each row by its own parameters and its own random numbers.
 
 The rules are those of `transformers` (generation/logits_process.py), in its order: repetition penalty,
 no repeated n-gram, minimum length, then for sampled rows temperature, top-k, top-p. As there, the decoder's
@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.contract.generation import GenerationParameters
+
+_BLOCK: Final = 128
+"""So many tokens are summed up before the one that is drawn is looked for among them."""
 
 
 class NumericalError(RuntimeError):
@@ -70,11 +73,10 @@ def next_tokens(logits: NDArray[np.float32], rows: Sequence[RowState], eos_token
     best = logits.argmax(axis=1)
     if not np.isfinite(logits[np.arange(len(rows)), best]).all():
         raise NumericalError("the model's output is not a number")
-    tokens = [int(token) for token in best]
-    sampled = [index for index, row in enumerate(rows) if row.parameters.do_sample]
-    if sampled:
-        for index, token in zip(sampled, _draw(logits[sampled], [rows[i] for i in sampled]), strict=True):
-            tokens[index] = token
+    tokens = [
+        _draw(scores, scores[heaviest], row) if row.parameters.do_sample else int(heaviest)
+        for scores, heaviest, row in zip(logits, best, rows, strict=True)
+    ]
     for row, token in zip(rows, tokens, strict=True):
         row.append(token)
     return tokens
@@ -95,38 +97,43 @@ def _apply_rules(logits: NDArray[np.float32], rows: Sequence[RowState], eos_toke
             scores[eos_token_id] = -np.inf
 
 
-def _draw(logits: NDArray[np.float32], rows: Sequence[RowState]) -> list[int]:
-    """Return one token drawn for each row; temperature and softmax over all rows, the cut row by row."""
-    temperature = np.array([[row.parameters.temperature] for row in rows], dtype=np.float32)
-    logits /= temperature
-    logits -= logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits, out=logits)
-    return [_draw_one(row_weights, row) for row_weights, row in zip(weights, rows, strict=True)]
+def _draw(scores: NDArray[np.float32], highest: np.float32, row: RowState) -> int:
+    """Return a token drawn for `row`; `scores` are overwritten with their softmax, not divided by its sum."""
+    scores -= highest
+    if row.parameters.temperature != 1.0:
+        scores /= np.float32(row.parameters.temperature)
+    return _draw_weighted(np.exp(scores, out=scores), row)
 
 
-def _draw_one(weights: NDArray[np.float32], row: RowState) -> int:
+def _draw_weighted(weights: NDArray[np.float32], row: RowState) -> int:
     """Return a token drawn in proportion to `weights`, after top-k and top-p.
 
-    Nothing is sorted. A token lighter than (1 - top_p) / vocabulary of the whole mass is left out at once: all of that
-    kind together weigh less than 1 - top_p, so the nucleus is full before the first of them. A token drawn from the
-    rest is right if it lies in the nucleus: if what comes before it, heavier or as heavy and of a lower number, weighs
-    less than top_p. If it does not, neither does what comes after it, and the next is drawn from what comes before.
+    Nothing is sorted. A token drawn from all is right if it lies in the nucleus: if what comes before it, heavier or as
+    heavy and of a lower number, weighs less than top_p of all. If it does not, neither does what comes after it, and
+    the next is drawn from what comes before.
     """
     top_k, top_p = row.parameters.top_k, row.parameters.top_p
     if 0 < top_k < len(weights):
         # As in transformers, every token that ties with the k-th stays.
-        tokens = np.flatnonzero(weights >= np.partition(weights, -top_k)[-top_k])
-        total = weights[tokens].sum(dtype=np.float64)
-    else:
-        total = weights.sum(dtype=np.float64)
-        tokens = np.flatnonzero(weights >= (1.0 - top_p) / len(weights) * total)
-    left = weights[tokens]
+        weights = np.where(weights >= np.partition(weights, -top_k)[-top_k], weights, np.float32(0))
+    whole = None
     while True:
-        mass = np.cumsum(left, dtype=np.float64)
-        drawn = int(np.searchsorted(mass, row.random.random() * mass[-1], side="right"))
-        before = left > left[drawn]
-        before[:drawn] |= left[:drawn] == left[drawn]
-        heavier = left[before]
-        if heavier.sum(dtype=np.float64) < top_p * total:
-            return int(tokens[drawn])
-        tokens, left = tokens[before], heavier
+        blocks = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)), dtype=np.float64)
+        whole = whole or blocks[-1]
+        block, point = _place(blocks, row.random.random() * blocks[-1])
+        within = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
+        # The block's two sums differ by rounding: the same share of the other one.
+        drawn = block * _BLOCK + _place(within, point * within[-1])[0]
+        before = weights > weights[drawn]
+        before[:drawn] |= weights[:drawn] == weights[drawn]
+        heavier = weights * before
+        if heavier.sum() < top_p * whole:
+            return drawn
+        weights = heavier
+
+
+def _place(sums: NDArray[np.float64], point: float) -> tuple[int, float]:
+    """Return which of the parts with these running sums `point` lies in, never an empty one, and how far in, 0..1."""
+    index = int(np.searchsorted(sums, min(point, np.nextafter(sums[-1], 0)), side="right"))
+    start = sums[index - 1] if index else 0.0
+    return index, (point - start) / (sums[index] - start)
