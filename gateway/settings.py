@@ -109,9 +109,8 @@ class Settings(BaseSettings):
     """A Redis (`redis://host:6379`) in which several gateways count together; without it each counts alone."""
 
     max_in_flight: int = Field(default=16, ge=1, le=4096)
-    """Most requests at the model at a time: a batch of eight, and the eight that take its slots. More would wait where
-    nobody takes turns, and answer no sooner; fewer leave slots empty. With several instances behind `inference_url`,
-    twice the slots of all."""
+    """Most requests at the model at a time: as many as it has slots. More would wait where nobody takes turns, and
+    answer no sooner; fewer leave slots empty. With several instances behind `inference_url`, the slots of all."""
 
     max_waiting: int = Field(default=256, ge=0, le=65_536)
     """Most requests that wait for that, half of them for one bot; beyond it they are refused at once."""

@@ -29,7 +29,7 @@ from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateReques
 from handler.engine_thread import EngineThread, EngineThreadEndedError, News
 from handler.engines import DEFAULT_ENGINE, load_engine
 from handler.engines.base import EngineError
-from handler.scheduler import Finished, Scheduler
+from handler.scheduler import CPU_PATIENCE, Finished, Scheduler
 from handler.streaming import TextStream
 from handler.tokenization import Tokenization
 
@@ -80,7 +80,10 @@ class GodelHandler:
             max_new_tokens=int(options.get("max_new_tokens", 256)),
         )
         self._description = engine.description
-        scheduler = Scheduler(engine, prefill_tokens=engine.description.max_prompt_tokens)
+        patience = CPU_PATIENCE if engine.description.device == "cpu" else 0.0
+        if (milliseconds := options.get("patience_milliseconds")) is not None:
+            patience = float(milliseconds) / 1e3
+        scheduler = Scheduler(engine, prefill_tokens=engine.description.max_prompt_tokens, patience=patience)
         # One short request, so that the first user does not pay for lazy initialisation.
         scheduler.submit("warm-up", self._tokenization.encode("Hello."), GenerationParameters(max_length=4))
         while not scheduler.idle:

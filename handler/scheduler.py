@@ -4,18 +4,29 @@ The scheduler knows token ids, slots and time; nothing of text or TorchServe. A 
 several tokens a step where its prompt suggests them (drafting.py), which changes no answer. It promises that a request
 past its deadline, cancelled or finished frees its slot before the next step, and that admitting
 requests delays the live ones by at most `prefill_tokens` tokens of encoding (or one prompt) a step.
+
+Where a prompt takes as long to read as many steps, newcomers that are let in one after another make whoever came just
+before them wait for all of their prompts. With `patience` they are let in by groups: a prompt that would hold up many
+waits until few are live, for so many seconds at most; then all that wait are read, while there are slots.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from handler.contract.generation import GenerationParameters
 from handler.contract.wire import FinishReason
 from handler.drafting import PromptLookup
 from handler.engines.base import Engine
 from handler.sampling import RowState, next_tokens
+
+STALL_TOKENS: Final = 1024
+"""A prompt holds up many when its tokens times the live requests are more: a long one three, a short one dozens."""
+
+CPU_PATIENCE: Final = 1.0
+"""Seconds; for engines on a CPU, where a long prompt takes as long as twenty steps. On a GPU it takes one or two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +50,8 @@ class _Request:
     prompt_ids: Sequence[int]
     parameters: GenerationParameters
     submitted_at: float
+    arrived: float
+    """By the timer."""
     expires: float | None
     """When its deadline is, by the timer: the clock may be set meanwhile."""
     row: RowState
@@ -53,7 +66,8 @@ class _Request:
 class Scheduler:
     """Runs requests on `engine`. Not thread-safe. Without `drafts` each token takes a step.
 
-    `clock` is wall time, `timer` monotonic, both in seconds.
+    `patience` is in seconds: without it every request is read as soon as a slot is free. `clock` is wall time, `timer`
+    monotonic, both in seconds.
     """
 
     def __init__(
@@ -61,12 +75,14 @@ class Scheduler:
         engine: Engine,
         *,
         prefill_tokens: int,
+        patience: float = 0.0,
         drafts: bool = True,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
-        self._prefill_tokens = prefill_tokens
+        self._prefill_tokens, self._patience = prefill_tokens, patience
+        self._group_open = False
         self._draft_tokens = engine.description.draft_tokens if drafts else 0
         self._clock, self._timer = clock, timer
         self._waiting: deque[_Request] = deque()
@@ -98,13 +114,15 @@ class Scheduler:
         deadline: float | None = None,
     ) -> None:
         """Queue a request under `key`, unique among those not finished. It ends in a `Finished` of `step`."""
-        expires = None if deadline is None else self._timer() + deadline - self._clock()
+        now = self._timer()
+        expires = None if deadline is None else now + deadline - self._clock()
         self._waiting.append(
             _Request(
                 key=key,
                 prompt_ids=prompt_ids,
                 parameters=parameters,
                 submitted_at=submitted_at or self._clock(),
+                arrived=now,
                 expires=expires,
                 row=RowState(parameters, self._engine.description.decoder_start_token_id),
             )
@@ -176,6 +194,9 @@ class Scheduler:
         budget = self._prefill_tokens
         while self._waiting and self._free_slots:
             request = self._waiting[0]
+            self._group_open = self._group_open or self._may_hold_up(request)
+            if not self._group_open:
+                return
             if len(request.prompt_ids) > budget and budget < self._prefill_tokens:
                 return  # its turn comes with the next step; a prompt over a whole step's budget goes alone
             budget -= len(request.prompt_ids)
@@ -185,6 +206,12 @@ class Scheduler:
             request.slot = self._free_slots.pop()
             self._live[request.key] = request
             self._engine.encode(request.slot, request.prompt_ids)
+        self._group_open = False
+
+    def _may_hold_up(self, request: _Request) -> bool:
+        """Return whether the live requests are to wait for the prompt of `request`."""
+        held_up = len(request.prompt_ids) * len(self._live)
+        return held_up <= STALL_TOKENS or self._timer() - request.arrived >= self._patience
 
     def _expire(self) -> list[Finished]:
         now = self._timer()

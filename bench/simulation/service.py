@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from handler.scheduler import CPU_PATIENCE
+
 RESULTS: Final = Path(__file__).parent.parent / "results" / "avx512_vnni.json"
 
 GATEWAY_SECONDS: Final = 0.0055
@@ -48,6 +50,8 @@ class Service:
     """By live requests: one token for each."""
     around: float
     """Seconds that a request spends between gateway and engine, where they delay it but hold nothing up."""
+    patience: float = 0.0
+    """Of the scheduler, in seconds."""
     gateway: float = GATEWAY_SECONDS
     session: float = SESSION_SECONDS
     write: float = WRITE_SECONDS
@@ -62,7 +66,7 @@ class Service:
         return interpolate(self.step, live)
 
     @classmethod
-    def measured(cls, results: Mapping[str, Any], slots: int = 8) -> Self:
+    def measured(cls, results: Mapping[str, Any], slots: int = 16) -> Self:
         """Return the service that `bench`'s engine sweeps describe; the sweep over clients is left for comparison.
 
         A sweep's point is the time of a whole answer: reading the prompts, then a step a token. The slope over new
@@ -88,6 +92,7 @@ class Service:
             encode=reading,
             step=step,
             around=max(0.0, overhead - GATEWAY_SECONDS),
+            patience=CPU_PATIENCE,
             source=f"make bench, {machine['processor']}, {machine['date']}",
         )
 

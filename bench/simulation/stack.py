@@ -1,7 +1,7 @@
 """One stack, event by event: a gateway of one core, a queue with a bound, a worker that steps over its slots, a writer.
 
 It follows what the code does: `gateway/admission.py` lets in, `handler/scheduler.py` admits up to 512 prompt tokens
-before each step and gives every live request a token a step. Left out: drafts (a lone request is really faster), the
+before each step, those that hold up many in groups, and gives every live request a token a step. Left out: drafts (a lone request is really faster), the
 turns of bots (they change who waits, not how many), failures.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, Final
 import simpy
 
 from bench.simulation.service import Service
+from handler.scheduler import STALL_TOKENS
 
 PREFILL_TOKENS: Final = 512
 """As much is read before each step; one prompt goes alone if it is longer."""
@@ -35,6 +36,7 @@ class _Live:
     work: Work
     done: simpy.Event
     left: int
+    arrived: float
 
 
 @dataclass(slots=True)
@@ -61,12 +63,12 @@ class SimulatedStack:
         max_queue_seconds: float | None = None,
         gateways: int = 1,
     ) -> None:
-        """`max_in_flight` is twice the slots unless given; without `max_queue_seconds` nobody is refused."""
+        """`max_in_flight` is the slots unless given; without `max_queue_seconds` nobody is refused."""
         self.env, self._service = env, service
         self.seen = Seen()
         self._gateway = simpy.Resource(env, capacity=gateways)
         self._database = simpy.Resource(env)
-        self._places = simpy.Resource(env, capacity=max_in_flight or 2 * service.slots)
+        self._places = simpy.Resource(env, capacity=max_in_flight or service.slots)
         self._max_queue_seconds = max_queue_seconds
         self._mean_interval, self._intervals = 0.0, 0
         self._last: float | None = None
@@ -85,7 +87,7 @@ class SimulatedStack:
         with self._places.request() as place:
             yield place
             yield self.env.timeout(self._service.around)
-            entry = _Live(work, self.env.event(), work.new_tokens)
+            entry = _Live(work, self.env.event(), work.new_tokens, self.env.now)
             self._waiting.append(entry)
             if not self._arrived.triggered:
                 self._arrived.succeed()
@@ -118,6 +120,7 @@ class SimulatedStack:
         self._last = self.env.now if self._places.queue else None
 
     def _worker(self) -> Process:
+        group_open = False
         while True:
             if not self._live and not self._waiting:
                 self._arrived = self.env.event()
@@ -125,11 +128,17 @@ class SimulatedStack:
             seconds, budget = 0.0, PREFILL_TOKENS
             while self._waiting and len(self._live) < self._service.slots:
                 tokens = self._waiting[0].work.prompt_tokens
-                if tokens > budget and budget < PREFILL_TOKENS:
+                waited = self.env.now - self._waiting[0].arrived
+                group_open = group_open or (
+                    tokens * len(self._live) <= STALL_TOKENS or waited >= self._service.patience
+                )
+                if not group_open or (tokens > budget and budget < PREFILL_TOKENS):
                     break
                 budget -= tokens
                 seconds += self._service.encode_seconds(tokens)
                 self._live.append(self._waiting.popleft())
+            else:
+                group_open = False
             seconds += self._service.step_seconds(len(self._live))
             self.seen.busy["model"] += seconds
             yield self.env.timeout(seconds)

@@ -69,7 +69,7 @@ def test_a_client_that_leaves_a_stream_frees_its_slot(stack: Stack, http: httpx.
                 async with client.stream("POST", "/v1/bots/left/chat", json=endless) as response:
                     await anext(response.aiter_bytes())
 
-            await asyncio.gather(*(look_and_go() for _ in range(8)))
+            await asyncio.gather(*(look_and_go() for _ in range(24)))
 
     asyncio.run(leave())
     deadline = time.monotonic() + 20

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from handler.contract.generation import GenerationParameters
 from handler.engines.echo_engine import EchoEngine
-from handler.scheduler import Finished, Scheduler
+from handler.scheduler import STALL_TOKENS, Finished, Scheduler
 
 VOCABULARY, EOS = 64, 1
 
@@ -145,6 +145,63 @@ def test_a_prompt_over_the_whole_prefill_budget_is_admitted_alone() -> None:
     scheduler.submit("small", [6, EOS], greedy())
     assert drain(scheduler).keys() == {"big", "small"}
     assert engine.encoded_before_step[:2] == [41, 2]
+
+
+LONG = [5] * (STALL_TOKENS // 2 - 1)
+"""A prompt that may hold up two, not three."""
+
+
+def patient(engine: EchoEngine, clock: Clock) -> Scheduler:
+    return Scheduler(engine, prefill_tokens=512, patience=1.0, clock=clock, timer=clock)
+
+
+def submit_long(scheduler: Scheduler, *keys: str, length: int) -> None:
+    for key in keys:
+        scheduler.submit(key, [*LONG, EOS], greedy(max_length=length))
+
+
+def test_a_long_prompt_waits_until_few_are_live_and_then_all_that_wait_are_read() -> None:
+    engine = EchoEngine(vocabulary=VOCABULARY, slots=8)
+    scheduler = patient(engine, Clock())
+    submit_long(scheduler, "a", "b", "c", length=10)
+    for _ in range(3):
+        scheduler.step()
+    submit_long(scheduler, "d", "e", "f", length=20)
+    drain(scheduler)
+    live = [len(slots) for slots in engine.steps]
+    assert live[:10] == [1, 2, 3, 3, 3, 3, 3, 3, 3, 3]  # d, e and f let them be, though five slots are free
+    assert live[10:13] == [3, 3, 3]  # a, b and c leave one by one, d, e and f come one a step
+
+
+def test_a_prompt_waits_for_others_no_longer_than_patience_lasts() -> None:
+    clock = Clock()
+    engine = EchoEngine(vocabulary=VOCABULARY, slots=8)
+    scheduler = patient(engine, clock)
+    submit_long(scheduler, "a", "b", "c", length=30)
+    for _ in range(3):
+        scheduler.step()
+    submit_long(scheduler, "d", length=30)
+    clock.now += 0.999
+    scheduler.step()
+    clock.now += 0.001
+    scheduler.step()
+    assert [len(slots) for slots in engine.steps] == [1, 2, 3, 3, 4]
+
+
+def test_a_short_prompt_is_read_at_once_and_without_patience_so_is_a_long_one() -> None:
+    engine = EchoEngine(vocabulary=VOCABULARY, slots=8)
+    scheduler = patient(engine, Clock())
+    submit_long(scheduler, "a", "b", "c", length=10)
+    for _ in range(3):
+        scheduler.step()
+    scheduler.submit("short", [6, EOS], greedy())
+    scheduler.step()
+    assert len(engine.steps[-1]) == 4
+    hasty = Scheduler(EchoEngine(vocabulary=VOCABULARY, slots=8), prefill_tokens=512)
+    submit_long(hasty, *"abcdef", length=10)
+    for _ in range(6):
+        hasty.step()
+    assert hasty.live == 6
 
 
 def test_reset_forgets_everything() -> None:
