@@ -43,12 +43,13 @@ train: $(VENV)/.training ## Run all training stages of RECIPE
 	@PYTHON=$(PY) training/recipes/$(RECIPE).sh
 
 # What starts model servers, or a load, has the machine to itself; of the rest two files run at a time.
-ALONE := e2e or faults or cluster or soak
+SERVING := e2e or faults or cluster
 
 test: $(VENV)/.dev check ## Lint, types, unit and end-to-end tests
 	@$(EMBEDDED)
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"
-	@$(PY) -m pytest -m "$(ALONE)"
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(SERVING) or soak)"
+	@$(PY) -m pytest -n 2 --dist loadfile -m "($(SERVING)) and not soak"
+	@$(PY) -m pytest -m soak
 
 cluster-test: $(VENV)/.dev ## The tests of several machines alone (root; 3 minutes): PostgreSQL, Redis, HAProxy, namespaces
 	@$(EMBEDDED)

@@ -28,7 +28,7 @@ class Tally:
 
     seconds: float = 0.0
     held_back: int = 0
-    """Arrivals that found everybody busy: the bound on clients."""
+    """Arrivals that found everybody busy, the bound on clients, or that the generator was too late for."""
     endings: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By kind and ending."""
     latencies: defaultdict[tuple[str, str], "array[float]"] = field(default_factory=lambda: defaultdict(_floats))
@@ -107,8 +107,9 @@ class Crowd:
         start = time.perf_counter()
         for due in self._moments(rate, seconds):
             await asyncio.sleep(max(0.0, start + due - time.perf_counter()))  # one that is late hears answers, too
-            tally.lag = max(tally.lag, time.perf_counter() - start - due)
-            if not self._free:
+            now = time.perf_counter() - start
+            tally.lag = max(tally.lag, now - due)
+            if not self._free or now > seconds:
                 tally.held_back += 1
                 continue
             task = asyncio.ensure_future(self._one(phase, self._kind(), self._free.popleft(), start + due))

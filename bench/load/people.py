@@ -117,7 +117,7 @@ class Person:
     def check_answer(self, text: str) -> None:
         """Raise BrokenPromise unless the answer is of this person's bot, as it is now; Doubt when it does not say."""
         found = _PASSWORD.search(text)
-        if found is None:
+        if found is None or found[2] not in THIRD:
             raise Doubt(text)
         if found[1] != self.own_words:
             raise BrokenPromise(f"{self.bot_id} answered with somebody else's password: {text!r}")

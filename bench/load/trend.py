@@ -21,10 +21,15 @@ class Trend:
     per_hour: float
     half_width: float
     points: int
+    hours: float = 1.0
+    """From the first point to the last."""
 
     def verdict(self, allowed_per_hour: float) -> Verdict:
-        """Return "grows" when it certainly grows faster than allowed, "flat" when it certainly does not."""
-        if self.per_hour - self.half_width > allowed_per_hour:
+        """Return "grows" when it certainly grows faster than allowed, "flat" when it certainly does not.
+
+        Less than an hour may take all that an hour may: a cache fills by steps, and minutes of it look like a leak.
+        """
+        if (self.per_hour - self.half_width) * min(self.hours, 1.0) > allowed_per_hour:
             return "grows"
         return "flat" if self.per_hour + self.half_width <= allowed_per_hour else "undecided"
 
@@ -43,7 +48,12 @@ def trend(seconds: Sequence[float], values: Sequence[float]) -> Trend:
     spread = math.fsum((second - mean) ** 2 for second in seconds)
     rest = math.fsum((value - intercept - slope * second) ** 2 for second, value in zip(seconds, values, strict=True))
     error = math.sqrt(rest / (count - 2) / spread)
-    return Trend(per_hour=slope * HOUR, half_width=student_t(count - 2) * error * HOUR, points=count)
+    return Trend(
+        per_hour=slope * HOUR,
+        half_width=student_t(count - 2) * error * HOUR,
+        points=count,
+        hours=(max(seconds) - min(seconds)) / HOUR,
+    )
 
 
 def student_t(freedom: int, probability: float = 0.975) -> float:

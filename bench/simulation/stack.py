@@ -1,8 +1,8 @@
 """One stack, event by event: a gateway of one core, a queue with a bound, a worker that steps over its slots, a writer.
 
 It follows what the code does: `gateway/admission.py` lets in, `handler/scheduler.py` admits up to 512 prompt tokens
-before each step, those that hold up many in groups, and gives every live request a token a step. Left out: drafts (a lone request is really faster), the
-turns of bots (they change who waits, not how many), failures.
+before each step, those that hold up many in groups, and gives every live request a token a step. Left out: drafts (a
+lone request is really faster), the turns of bots (they change who waits, not how many), failures.
 """
 
 import random

@@ -101,11 +101,14 @@ async def test_an_answer_that_is_somebody_elses_is_noticed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["chat", "stream", "turn"])
-async def test_an_answer_beside_the_question_is_a_mistake_when_it_comes_again_and_else_noticed(kind: str) -> None:
-    async with town(lambda _: "It rains.") as (place, crowd):
+@pytest.mark.parametrize("beside", ["It rains.", "The password of the club is amber falcon fal falcon feather."])
+async def test_an_answer_beside_the_question_is_a_mistake_when_it_comes_again_and_else_noticed(
+    kind: str, beside: str
+) -> None:
+    async with town(lambda _: beside) as (place, crowd):
         assert (await act(kind, place, crowd[0])).ending == "done"
         assert place.mistakes == 1
-    said = iter(["It rains.", "It snows."])
+    said = iter([beside, "It snows."])
     async with town(lambda _: next(said)) as (place, crowd):
         outcome = await act(kind, place, crowd[0])
     assert (outcome.ending, "It snows" in outcome.detail) == ("broken", True)

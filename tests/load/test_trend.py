@@ -90,6 +90,13 @@ def test_a_minute_decides_nothing() -> None:
     assert trend(*zip(*seen, strict=True)).verdict(ALLOWED[MEMORY]) == "undecided"
 
 
+def test_a_cache_that_fills_up_within_minutes_is_no_leak_and_a_leak_of_minutes_is_one() -> None:
+    steps = [(50.0 * n, 140.0 + 9.0 * (n > 5)) for n in range(12)]
+    assert trend(*zip(*steps, strict=True)).verdict(ALLOWED[MEMORY]) == "undecided"
+    leak = [(50.0 * n, 140.0 + 4.0 * n) for n in range(12)]
+    assert trend(*zip(*leak, strict=True)).verdict(ALLOWED[MEMORY]) == "grows"
+
+
 def test_what_fills_up_at_the_start_is_left_out() -> None:
     warming = [(60.0 * n, 90.0 - 30.0 * math.exp(-n / 3)) for n in range(60)]
     found = findings(warming)
