@@ -15,6 +15,7 @@ from handler.contract.wire import GenerateReply, GenerateRequest, WireError, dec
 from handler.engines.base import EngineError
 from handler.engines.onnx_engine import OnnxEngine
 from handler.godel_handler import GodelHandler
+from handler.scheduler import CPU_PATIENCE, Scheduler
 
 
 class FakeMetrics:
@@ -420,3 +421,19 @@ def test_finished_requests_are_measured(model_dir: Path) -> None:
     assert context.metrics.values["GodelRequests"] == [1]
     assert context.metrics.values["GodelBatchSize"] == [1]
     assert context.metrics.values["GodelComputeSeconds"][0] > 0
+
+
+def test_patience_is_what_the_settings_say_and_on_a_cpu_else_the_schedulers_own(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    class Noting(Scheduler):
+        def __init__(self, *arguments: Any, patience: float, **others: Any) -> None:
+            given.append(patience)
+            super().__init__(*arguments, patience=patience, **others)
+
+    monkeypatch.setattr("handler.godel_handler.Scheduler", Noting)
+    for said in ({}, {"patience_milliseconds": None}, {"patience_milliseconds": 0}, {"patience_milliseconds": 250}):
+        make(model_dir, **said)
+    assert given == [CPU_PATIENCE, CPU_PATIENCE, 0.0, 0.25]
