@@ -116,10 +116,9 @@ def _draw_weighted(weights: NDArray[np.float32], row: RowState) -> int:
     if 0 < top_k < len(weights):
         # As in transformers, every token that ties with the k-th stays.
         weights = np.where(weights >= np.partition(weights, -top_k)[-top_k], weights, np.float32(0))
-    whole = None
+    blocks = _block_sums(weights)
+    enough = top_p * blocks[-1]
     while True:
-        blocks = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)), dtype=np.float64)
-        whole = whole or blocks[-1]
         block, point = _place(blocks, row.random.random() * blocks[-1])
         within = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
         # The block's two sums differ by rounding: the same share of the other one.
@@ -127,9 +126,14 @@ def _draw_weighted(weights: NDArray[np.float32], row: RowState) -> int:
         before = weights > weights[drawn]
         before[:drawn] |= weights[:drawn] == weights[drawn]
         heavier = weights * before
-        if heavier.sum() < top_p * whole:
+        if heavier.sum() < enough:
             return drawn
-        weights = heavier
+        weights, blocks = heavier, _block_sums(heavier)
+
+
+def _block_sums(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the running sums of `weights` at the end of each block."""
+    return np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)), dtype=np.float64)
 
 
 def _place(sums: NDArray[np.float64], point: float) -> tuple[int, float]:

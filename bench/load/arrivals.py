@@ -1,7 +1,7 @@
 """How people come: each after the last answer (closed loop), or at random times whatever becomes of the others (open).
 
 Latencies of the open loop count from the moment at which somebody wanted to come: a generator, or a service, that
-falls behind hides nothing.
+falls behind hides nothing. Whose turn the generator comes to only after the phase's end is held back, and counted.
 """
 
 import asyncio

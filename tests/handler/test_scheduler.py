@@ -151,21 +151,23 @@ LONG = [5] * (STALL_TOKENS // 2 - 1)
 """A prompt that may hold up two, not three."""
 
 
-def patient(engine: EchoEngine, clock: Clock) -> Scheduler:
-    return Scheduler(engine, prefill_tokens=512, patience=1.0, clock=clock, timer=clock)
-
-
 def submit_long(scheduler: Scheduler, *keys: str, length: int) -> None:
     for key in keys:
         scheduler.submit(key, [*LONG, EOS], greedy(max_length=length))
 
 
-def test_a_long_prompt_waits_until_few_are_live_and_then_all_that_wait_are_read() -> None:
+def three_long_ones(clock: Clock, *, length: int) -> tuple[EchoEngine, Scheduler]:
+    """Return a scheduler with a second's patience that has read three long prompts, and its engine of eight slots."""
     engine = EchoEngine(vocabulary=VOCABULARY, slots=8)
-    scheduler = patient(engine, Clock())
-    submit_long(scheduler, "a", "b", "c", length=10)
+    scheduler = Scheduler(engine, prefill_tokens=512, patience=1.0, clock=clock, timer=clock)
+    submit_long(scheduler, "a", "b", "c", length=length)
     for _ in range(3):
         scheduler.step()
+    return engine, scheduler
+
+
+def test_a_long_prompt_waits_until_few_are_live_and_then_all_that_wait_are_read() -> None:
+    engine, scheduler = three_long_ones(Clock(), length=10)
     submit_long(scheduler, "d", "e", "f", length=20)
     drain(scheduler)
     live = [len(slots) for slots in engine.steps]
@@ -175,11 +177,7 @@ def test_a_long_prompt_waits_until_few_are_live_and_then_all_that_wait_are_read(
 
 def test_a_prompt_waits_for_others_no_longer_than_patience_lasts() -> None:
     clock = Clock()
-    engine = EchoEngine(vocabulary=VOCABULARY, slots=8)
-    scheduler = patient(engine, clock)
-    submit_long(scheduler, "a", "b", "c", length=30)
-    for _ in range(3):
-        scheduler.step()
+    engine, scheduler = three_long_ones(clock, length=30)
     submit_long(scheduler, "d", length=30)
     clock.now += 0.999
     scheduler.step()
@@ -189,11 +187,7 @@ def test_a_prompt_waits_for_others_no_longer_than_patience_lasts() -> None:
 
 
 def test_a_short_prompt_is_read_at_once_and_without_patience_so_is_a_long_one() -> None:
-    engine = EchoEngine(vocabulary=VOCABULARY, slots=8)
-    scheduler = patient(engine, Clock())
-    submit_long(scheduler, "a", "b", "c", length=10)
-    for _ in range(3):
-        scheduler.step()
+    engine, scheduler = three_long_ones(Clock(), length=10)
     scheduler.submit("short", [6, EOS], greedy())
     scheduler.step()
     assert len(engine.steps[-1]) == 4
