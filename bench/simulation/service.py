@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+import yaml
+
 from handler.scheduler import CPU_PATIENCE
+from training.archive import MODEL_CONFIG
 
 RESULTS: Final = Path(__file__).parent.parent / "results" / "avx512_vnni.json"
 
@@ -66,8 +69,9 @@ class Service:
         return interpolate(self.step, live)
 
     @classmethod
-    def measured(cls, results: Mapping[str, Any], slots: int = 16) -> Self:
-        """Return the service that `bench`'s engine sweeps describe; the sweep over clients is left for comparison.
+    def measured(cls, results: Mapping[str, Any]) -> Self:
+        """Return the service that `bench`'s engine sweeps describe, with the slots that archives are built with; the
+        sweep over clients is left for comparison.
 
         A sweep's point is the time of a whole answer: reading the prompts, then a step a token. The slope over new
         tokens is a step of one row; what is left of it without tokens is the reading.
@@ -88,7 +92,7 @@ class Service:
         machine = results["machine"]
         return cls(
             name=f"T5-{plan['base']}, {plan['engine']} {plan['precision']}, {machine['cores']} cores",
-            slots=slots,
+            slots=int(yaml.safe_load(MODEL_CONFIG.read_text(encoding="utf-8"))["batchSize"]),
             encode=reading,
             step=step,
             around=max(0.0, overhead - GATEWAY_SECONDS),
