@@ -65,19 +65,25 @@ class PromptBuilder:
 
     def build(self, bot: Bot, turns: Sequence[str]) -> BuiltPrompt:
         """Return the prompt for the last of `turns`, with what was left out of it. Raises PromptTooLong."""
-        reach = self.budget * CHARACTERS_PER_TOKEN
-        near = [neutralise(turn[-reach:])[-reach:] for turn in turns]
-        far = max(0, len(turns[-1]) - reach)
-        if len(bot.knowledge) <= reach and self._may_fit(near, bot.knowledge):
+        *earlier, newest = turns
+        message = self._neutralised(newest)
+        far = max(0, len(newest) - self._reach)
+        room = -1
+        if len(bot.knowledge) <= self._reach:
+            room = self.budget + SEAM_TOKENS - self._cost(message) - self._cost(neutralise(bot.knowledge))
+        near = [*self._newest(earlier, room), message]
+        if room >= 0 and len(near) == len(turns):
             whole = self._fit(near, neutralise(bot.knowledge), bot.instruction)
             if not (whole.turns_dropped or whole.knowledge_characters_dropped or whole.message_characters_dropped):
                 known = [Found(Span(0, len(bot.knowledge)), None)] if bot.knowledge.strip() else []
                 return _built(whole, known, message=far)
         if not bot.knowledge.strip():
-            return _built(self._fit(near, "", bot.instruction), [], message=far)
+            prompt = self._fit(near, "", bot.instruction)
+            dropped = len(turns) - len(near) + prompt.turns_dropped
+            return _built(replace(prompt, turns_dropped=dropped), [], message=far)
         # The instruction stays that of a bot with knowledge, also where a long message leaves none of it.
         bot = replace(bot, instruction=bot.instruction or DEFAULT_INSTRUCTION)
-        kept = near[-1 - self._earlier(near) :]
+        kept = [*self._newest(earlier, self.budget * EARLIER_TURNS_SHARE), message]
         chosen = self._choose(bot, kept)
         prompt = self._fit(kept, _joined(bot, chosen), bot.instruction)
         while prompt.knowledge_characters_dropped and chosen:  # the seams cost more than their parts
@@ -86,7 +92,7 @@ class PromptBuilder:
         dropped = len(bot.knowledge) - sum(found.span.end - found.span.start for found in chosen)
         left_out = replace(
             prompt,
-            turns_dropped=len(near) - len(kept) + prompt.turns_dropped,
+            turns_dropped=len(turns) - len(kept) + prompt.turns_dropped,
             knowledge_characters_dropped=dropped,
         )
         return _built(left_out, chosen, message=far)
@@ -97,21 +103,24 @@ class PromptBuilder:
         except ValueError as error:
             raise PromptTooLong(f"the bot's instruction leaves no room in a prompt of {self.budget} tokens") from error
 
-    def _earlier(self, turns: Sequence[str]) -> int:
-        """Return how many turns before the last are kept."""
-        room = self.budget * EARLIER_TURNS_SHARE
-        kept = 0
-        for turn in reversed(turns[:-1]):
-            room -= self._cost(turn) + 1  # what stands between two turns
+    @property
+    def _reach(self) -> int:
+        """How many characters of a text a prompt can hold at most."""
+        return self.budget * CHARACTERS_PER_TOKEN
+
+    def _neutralised(self, turn: str) -> str:
+        return neutralise(turn[-self._reach :])[-self._reach :]
+
+    def _newest(self, turns: Sequence[str], room: float) -> list[str]:
+        """Return the newest of `turns`, neutralised, that take no more than `room` tokens; older ones are not read."""
+        kept: list[str] = []
+        for turn in reversed(turns):
+            near = self._neutralised(turn)
+            room -= self._cost(near) + 1  # what stands between two turns
             if room < 0:
                 break
-            kept += 1
-        return kept
-
-    def _may_fit(self, turns: Sequence[str], knowledge: str) -> bool:
-        """Return False when all of it together is too long for certain."""
-        tokens = sum(map(self._cost, turns)) + self._cost(neutralise(knowledge))
-        return tokens <= self.budget + SEAM_TOKENS
+            kept.append(near)
+        return kept[::-1]
 
     def _choose(self, bot: Bot, turns: Sequence[str]) -> list[Found]:
         """Return the best passages that fit beside `turns`, in the order of the text."""
