@@ -75,7 +75,8 @@ class PassageIndex:
         if not words:
             return []
         query = " OR ".join(f'"{word}"' for word in words)
-        ranked = "SELECT rowid, -rank FROM passages WHERE passages MATCH ? ORDER BY rank LIMIT ?"
+        # Not ORDER BY rank: for that FTS5 prepares another statement within, which takes as long as the search.
+        ranked = "SELECT rowid, -rank AS score FROM passages WHERE passages MATCH ? ORDER BY score DESC, rowid LIMIT ?"
         with self._lock:
             return self._database.execute(ranked, (query, limit)).fetchall()
 
