@@ -28,6 +28,38 @@ OWN_FILES: Final = 512
 logger = logging.getLogger(__name__)
 
 
+class _JoiningTransport:
+    """A transport that sends what is written in one turn of the event loop as one: of a response the head and the body.
+
+    uvicorn writes them one after the other, two calls to the kernel and two packets to the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send `data` before the event loop's next turn is over."""
+        if data:
+            if not self._written:
+                self._loop.call_soon(self._send)
+            self._written.append(data)
+
+    def close(self) -> None:
+        """Send what was written, then close the connection."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._written:
+            self._transport.write(b"".join(self._written))
+            self._written.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what is the transport's own: what the protocol does beside sending is no business of this class."""
+        return getattr(self._transport, name)
+
+
 class PatientProtocol(H11Protocol):
     """HTTP/1.1 with limits on how long a request may take to arrive. Make a kind of it with `patient_protocol`."""
 
@@ -36,7 +68,7 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's own
         """Begin a connection, or refuse it when there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _JoiningTransport(transport, self.loop)))
         self._timer: asyncio.TimerHandle | None = None
         self._since = self.loop.time()
         self._bytes = 0

@@ -105,6 +105,15 @@ def test_a_client_that_goes_away_frees_the_model(start: Start, served: FakeTorch
     gateway.wait_for(r"POST /v1/bots/\{bot_id\}/chat 499")
 
 
+def test_the_head_and_the_body_of_an_answer_are_sent_as_one(start: Start) -> None:
+    with socket.create_connection(("127.0.0.1", httpx.URL(start().url).port or 0)) as raw:
+        for _ in range(20):  # of two sent after each other one read may take both
+            raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            head, _, body = raw.recv(65_536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert json.loads(body)["status"] == "ok"
+
+
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_every_line_of_a_request_has_its_id_and_none_has_a_word_of_a_user_or_a_key(
     start: Start, served: FakeTorchServe, style: str
