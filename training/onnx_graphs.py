@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -71,13 +72,18 @@ class _Graph:
         )
         return names[1], names[0]
 
-    def linear_by_tensor(self, hidden: str, weight: Any, steps: NDArray[np.float32] | None = None) -> str:
-        """Multiply in 8 bits, all of `hidden` rounded alike; `steps` divide the outputs, shape (outputs,)."""
+    def rounded_by_tensor(self, hidden: str) -> list[str]:
+        """Round to 8 bits, all of `hidden` alike: for `linear_by_tensor`, as often as it is multiplied."""
+        return list(self.node("DynamicQuantizeLinear", hidden, outputs=3))
+
+    def linear_by_tensor(self, rounded: list[str], weight: Any, steps: NDArray[np.float32] | None = None) -> str:
+        """Multiply in 8 bits; `steps` divide the outputs, shape (outputs,)."""
         values, scales = by_channel(weight.float().numpy())
         if steps is not None:
             scales = scales / steps
-        names = [self.constant(values), self.constant(scales), self.constant(np.zeros(len(scales), np.int8))]
-        return str(self.node("DynamicQuantizeMatMul", hidden, *names, domain="com.microsoft"))
+        hidden, step, zero_point = rounded
+        inputs = [hidden, self.constant(values), step, self.constant(scales), zero_point]
+        return str(self.node("MatMulIntegerToFloat", *inputs, domain="com.microsoft"))
 
     def linear_8(self, hidden: str, weight: Any, *, positive: bool = False, outputs: int | list[str] = 1) -> str:
         """Multiply each row, rounded to 8 bits by its own largest value: whole sums, the same in any company.
@@ -130,32 +136,34 @@ def encoder_graph(
     shape (decoder_layers * 2 * inner,), is what one step of the 8-bit keys and values stands for.
     """
     graph = _Graph(geometry)
-    linear = graph.linear_by_tensor
+    rounded, linear = graph.rounded_by_tensor, graph.linear_by_tensor
     hidden = graph.input("embeddings", TensorProto.FLOAT, [1, "length", geometry.d_model])
     bias = graph.input("bias", TensorProto.FLOAT, [1, geometry.heads, "length", "length"])
-    thirds = graph.constant([geometry.inner] * 3)
     normed = graph.norm(hidden, weights.encoder[0][0].norm)
     next_norms = [attention.norm for attention, _ in weights.encoder[1:]] + [weights.encoder_norm]
     for (attention, feed_forward), next_norm in zip(weights.encoder, next_norms, strict=True):
-        query, key, value = graph.node("Split", linear(normed, attention.query_key_value), thirds, outputs=3, axis=-1)
+        once = rounded(normed)
+        # Three products instead of one: what one of all gives would be copied apart.
+        parts = [linear(once, weight) for weight in attention.query_key_value.chunk(3)]
         mixed = graph.node(
-            "Attention", query, key, value, bias, q_num_heads=geometry.heads, kv_num_heads=geometry.heads, scale=1.0
+            "Attention", *parts, bias, q_num_heads=geometry.heads, kv_num_heads=geometry.heads, scale=1.0
         )
-        hidden, normed = graph.add_and_norm(hidden, linear(mixed, attention.output), feed_forward.norm)
-        inner = graph.node("Relu", linear(normed, feed_forward.inner))
-        hidden, normed = graph.add_and_norm(hidden, linear(inner, feed_forward.output), next_norm)
+        hidden, normed = graph.add_and_norm(hidden, linear(rounded(mixed), attention.output), feed_forward.norm)
+        inner = graph.node("Relu", linear(rounded(normed), feed_forward.inner))
+        hidden, normed = graph.add_and_norm(hidden, linear(rounded(inner), feed_forward.output), next_norm)
     # Layer by layer: all at once would be the most memory that a prompt needs. The projection's own scales carry the
     # division by the steps, so that what it gives need only be rounded.
     shape = graph.constant([-1, 2, geometry.heads, geometry.d_kv])
     one, zero = graph.constant(np.float32(1)), graph.constant(np.int8(0))
+    once = rounded(normed)
     layers = zip(
         weights.cross_key_value.chunk(geometry.decoder_layers),
         np.split(cross_scales, geometry.decoder_layers),
         strict=True,
     )
     for layer, (weight, scales) in enumerate(layers):
-        rounded = graph.node("QuantizeLinear", linear(normed, weight, scales), one, zero)
-        graph.node("Transpose", graph.node("Reshape", rounded, shape), perm=[1, 2, 0, 3], outputs=[f"cross_{layer}"])
+        in_steps = graph.node("QuantizeLinear", linear(once, weight, scales), one, zero)
+        graph.node("Transpose", graph.node("Reshape", in_steps, shape), perm=[1, 2, 0, 3], outputs=[f"cross_{layer}"])
         graph.output(f"cross_{layer}", TensorProto.INT8, [2, geometry.heads, "length", geometry.d_kv])
     return graph.model(metadata)
 
@@ -206,7 +214,10 @@ def decoder_graph(
     # Nothing new to append: cross-attention over keys that are all there.
     none = graph.constant(np.zeros((1, 0, geometry.inner), np.float32))
     empty = graph.node("Expand", none, graph.node("Concat", graph.node("Shape", fed), graph.constant([0, 1]), axis=0))
-    steps = cross_scales.reshape(geometry.decoder_layers, 2, 1, heads, 1, width)
+    # Keys and values stay in steps of their channels: queries are multiplied by them before, what was mixed after.
+    # Within, the operator would multiply every key and value of every row.
+    steps = cross_scales.reshape(geometry.decoder_layers, 2, geometry.inner)
+    in_steps = graph.constant(np.ones(1, np.float32))
 
     normed = graph.norm(hidden, weights.decoder[0][0].norm)
     last_norm = weights.decoder_norm * (geometry.d_model**-0.5 if geometry.scale_output else 1.0)
@@ -221,12 +232,13 @@ def decoder_graph(
         mixed = attend(inputs, inputs[3:5], TensorProto.FLOAT, "self_capacity", causal=1)
         mixed = graph.node("Slice", mixed, start, tokens, along)
         hidden, normed = graph.add_and_norm(hidden, linear(mixed, attention.output), cross.norm)
-        query = linear(normed, cross.query)
-        scales = [graph.constant(steps[layer, part]) for part in (0, 1)]
+        key_steps, value_steps = steps[layer]
+        query = linear(normed, cross.query * torch.from_numpy(key_steps)[:, None])
         inputs = [query, empty, empty, f"cross_key_{layer}", f"cross_value_{layer}", cross_last, cross_longest]
-        inputs += ["", "", "", "", "", *scales]
-        quantised = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+        inputs += ["", "", "", "", "", in_steps, in_steps]
+        quantised = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
         mixed = attend(inputs, inputs[3:5], TensorProto.INT8, "cross_capacity", causal=0, **quantised)
+        mixed = graph.node("Mul", mixed, graph.constant(value_steps))
         hidden, normed = graph.add_and_norm(hidden, linear(mixed, cross.output), feed_forward.norm)
         inner = graph.node("Relu", linear(normed, feed_forward.inner))
         hidden, normed = graph.add_and_norm(hidden, linear_of_positive(inner, feed_forward.output), next_norm)

@@ -24,7 +24,7 @@ than rounding all others more coarsely."""
 def by_channel(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return (values, scales) with `weight` = (values * scales).T nearly: shapes (inputs, outputs), (outputs,).
 
-    Symmetric; for `DynamicQuantizeMatMul`, which multiplies from the right, and `MatMulIntegerToFloat`.
+    Symmetric; for `MatMulIntegerToFloat`, which multiplies from the right.
     """
     scales = np.abs(weight).max(axis=1) / 127
     scales = np.where(scales == 0, 1, scales).astype(np.float32)

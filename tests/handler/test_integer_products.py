@@ -65,7 +65,9 @@ def whole_numbers(rows: int, largest: int) -> tuple[NDArray[np.float32], NDArray
 def test_the_encoders_products_do_not_saturate(tmp_path: Path, rows: int) -> None:
     steps, weights = whole_numbers(rows, 255)
     graph = _Graph(GEOMETRY)
-    graph.node("Identity", graph.linear_by_tensor("x", torch.from_numpy(weights)), outputs=["y"])
+    graph.node(
+        "Identity", graph.linear_by_tensor(graph.rounded_by_tensor("x"), torch.from_numpy(weights)), outputs=["y"]
+    )
     np.testing.assert_array_equal(products(tmp_path, graph, steps), steps @ weights.T)
 
 
