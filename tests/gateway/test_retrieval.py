@@ -81,6 +81,15 @@ def test_a_dialogue_keeps_recent_turns_beside_long_knowledge() -> None:
     assert prompt.turns_dropped == 20 - kept
 
 
+def test_of_a_dialogue_without_knowledge_what_was_dropped_is_counted_whole() -> None:
+    turns = [f"This is turn {number} of our talk." for number in range(200)]
+    prompt = build(*turns, "How many steps?", knowledge="")
+    kept = prompt.text.count(" of our talk.")
+    assert kept > 5
+    assert prompt.turns_dropped == 200 - kept
+    assert f"turn {200 - kept} of our talk." in prompt.text
+
+
 def test_a_message_as_long_as_the_prompt_leaves_no_knowledge_but_the_instruction_stays() -> None:
     prompt = build("lighthouse " * 200)
     assert "answer the question" in prompt.text
