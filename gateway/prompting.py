@@ -68,16 +68,17 @@ class PromptBuilder:
         *earlier, newest = turns
         message = self._neutralised(newest)
         far = max(0, len(newest) - self._reach)
-        room = -1
-        if len(bot.knowledge) <= self._reach:
-            room = self.budget + SEAM_TOKENS - self._cost(message) - self._cost(neutralise(bot.knowledge))
+        knowledge = bot.knowledge if bot.knowledge.strip() else ""
+        room = -1  # beside knowledge that nobody need count
+        if len(knowledge) <= self._reach:
+            room = self.budget + SEAM_TOKENS - self._cost(message) - self._cost(neutralise(knowledge))
         near = [*self._newest(earlier, room), message]
         if room >= 0 and len(near) == len(turns):
-            whole = self._fit(near, neutralise(bot.knowledge), bot.instruction)
+            whole = self._fit(near, neutralise(knowledge), bot.instruction)
             if not (whole.turns_dropped or whole.knowledge_characters_dropped or whole.message_characters_dropped):
-                known = [Found(Span(0, len(bot.knowledge)), None)] if bot.knowledge.strip() else []
+                known = [Found(Span(0, len(knowledge)), None)] if knowledge else []
                 return _built(whole, known, message=far)
-        if not bot.knowledge.strip():
+        if not knowledge:
             prompt = self._fit(near, "", bot.instruction)
             dropped = len(turns) - len(near) + prompt.turns_dropped
             return _built(replace(prompt, turns_dropped=dropped), [], message=far)

@@ -81,9 +81,10 @@ def test_a_dialogue_keeps_recent_turns_beside_long_knowledge() -> None:
     assert prompt.turns_dropped == 20 - kept
 
 
-def test_of_a_dialogue_without_knowledge_what_was_dropped_is_counted_whole() -> None:
+@pytest.mark.parametrize("knowledge", ["", " " * 20_000])
+def test_of_a_dialogue_without_knowledge_what_was_dropped_is_counted_whole(knowledge: str) -> None:
     turns = [f"This is turn {number} of our talk." for number in range(200)]
-    prompt = build(*turns, "How many steps?", knowledge="")
+    prompt = build(*turns, "How many steps?", knowledge=knowledge)
     kept = prompt.text.count(" of our talk.")
     assert kept > 5
     assert prompt.turns_dropped == 200 - kept
