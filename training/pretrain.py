@@ -1,8 +1,9 @@
 """Trains a small model from nothing by a recipe: `python -m training.pretrain training/recipes/embedded.yaml`.
 
 Stages run in order, each in a folder of its own under the run folder; a run that was cut short goes on where
-it stood. `model/` there holds the model after the last stage that has ended. A stage is bounded by steps, or by
-minutes: then its learning rate falls with the clock, and it ends in time on any machine.
+it stood. `model/` there holds the model after the last stage that has ended, in the end the mean of what the last
+stages ended with, as many as the recipe's `average` says. A stage is bounded by steps, or by minutes: then its learning
+rate falls with the clock, and it ends in time on any machine.
 """
 
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch.optim.swa_utils import AveragedModel
 
 from training.batches import BatchShape, Drawn, Share, Source
 from training.command_line import above_zero
@@ -55,6 +57,9 @@ def pretrain(
     model: Any = new_model(tokenizer, seed=recipe["seed"], vectors=vectors, **recipe["model"])
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
+    averaged, mean = recipe.get("average", 1), AveragedModel(model)
+    if averaged not in range(1, len(recipe["stages"]) + 1):
+        raise RecipeError(f"average: {averaged!r} is no number of stages; there are {len(recipe['stages'])}")
     share = Share(accelerator.process_index, accelerator.num_processes)
     material, pace = Material(data, text), _pace(recipe, minutes)
 
@@ -77,9 +82,12 @@ def pretrain(
             compiled=bool(recipe.get("compile")),
         )
         accelerator.print(f"{stage['name']}: {progress.step} steps, last loss {progress.loss:.3f}")
+        if number > len(folders) - averaged:
+            mean.update_parameters(model)
         # A run that never ends leaves a model to go on with. One that goes on has that of a later stage already.
         if number < len(folders) and not any(later.exists() for later in folders[number:]):
             save()
+    model.load_state_dict(mean.module.state_dict())
     save()
     return folder / "model"
 

@@ -61,6 +61,31 @@ def test_a_run_cut_short_leaves_the_model_of_its_last_whole_stage_which_never_re
     assert len(saved) == 1
 
 
+def test_a_recipe_may_want_the_mean_of_its_last_stages_whether_or_not_they_ran_in_one_go(
+    tmp_path: Path, data: Path, recipe: dict[str, Any]
+) -> None:
+    text = [data / "text.txt"]
+    pretrain(recipe, data=data, text=text, folder=tmp_path / "resumed")
+    models = [
+        load_file(pretrain(recipe | {"average": 2}, data=data, text=text, folder=tmp_path / run) / "model.safetensors")
+        for run in ("resumed", "unbroken")
+    ]
+    ends = [load_state(tmp_path / "unbroken" / stage) for stage in ("1-copy", "2-answer")]
+    assert ends[0]
+    assert ends[1]
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(tensor, (ends[0]["model"][name] + ends[1]["model"][name]) / 2)
+        torch.testing.assert_close(tensor, models[1][name])
+
+
+@pytest.mark.parametrize("average", [0, 3, "all"])
+def test_a_mean_of_more_stages_than_there_are_is_refused(
+    tmp_path: Path, data: Path, recipe: dict[str, Any], average: object
+) -> None:
+    with pytest.raises(RecipeError, match=r"average: .* there are 2"):
+        pretrain(recipe | {"average": average}, data=data, text=[data / "text.txt"], folder=tmp_path / "run")
+
+
 def test_a_run_leaves_its_curves_as_lines_a_picture_and_for_tensorboard(
     tmp_path: Path, data: Path, recipe: dict[str, Any]
 ) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The embedded model and its smaller sibling: about three hours on two CPU cores, no GPU needed.
+# The embedded model and its smaller sibling: about four hours on two CPU cores, no GPU needed.
 # DATA is a folder of JSON-lines records and of text; models/embedded/README.md names the sets and their sources.
 set -euo pipefail
 python=${PYTHON:-python}
@@ -15,7 +15,7 @@ $python -m training.student --model "$run/embedded" --output_dir "$run/student" 
     --texts "$data/squad_train.jsonl" "$data/dstc9_train_matched.jsonl" "$data/topical_chat.jsonl"
 $python -m training.distil --teacher "$run/embedded" --student "$run/student/model" \
     --recipe training/recipes/embedded.yaml --data "$data" --output_dir "$run/distilled" \
-    --answers 5000 --reference_share 0.5 --max_train_steps 500 --learning_rate 1e-3 --choice_weight 0.5
+    --answers 5000 --reference_share 0.5 --max_train_steps 800 --learning_rate 1e-3 --choice_weight 0.5
 $python -m training.export --engine torch --model "$run/distilled/model" --output "$run/embedded-mini" --precision bf16
 
 for model in embedded embedded-mini; do
