@@ -58,7 +58,7 @@ def pretrain(
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
     averaged, mean = recipe.get("average", 1), AveragedModel(model)
-    if averaged not in range(1, len(recipe["stages"]) + 1):
+    if averaged != 1 and averaged not in range(1, len(recipe["stages"]) + 1):
         raise RecipeError(f"average: {averaged!r} is no number of stages; there are {len(recipe['stages'])}")
     share = Share(accelerator.process_index, accelerator.num_processes)
     material, pace = Material(data, text), _pace(recipe, minutes)
