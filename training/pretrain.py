@@ -57,7 +57,7 @@ def pretrain(
     model: Any = new_model(tokenizer, seed=recipe["seed"], vectors=vectors, **recipe["model"])
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
-    averaged, mean = recipe.get("average", 1), AveragedModel(model)
+    averaged, mean = recipe.get("average", 1), AveragedModel(model, accelerator.device)
     if averaged != 1 and averaged not in range(1, len(recipe["stages"]) + 1):
         raise RecipeError(f"average: {averaged!r} is no number of stages; there are {len(recipe['stages'])}")
     share = Share(accelerator.process_index, accelerator.num_processes)
