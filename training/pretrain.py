@@ -49,6 +49,7 @@ def pretrain(
     `minutes` is the time of all stages together that are bounded by time: each gets its part of it. `peak_tflops`
     is as in Plan.
     """
+    averaged = _averaged(recipe)
     torch.set_num_threads(recipe.get("threads") or torch.get_num_threads())
     accelerator = new_accelerator()
     with accelerator.main_process_first():
@@ -57,9 +58,7 @@ def pretrain(
     model: Any = new_model(tokenizer, seed=recipe["seed"], vectors=vectors, **recipe["model"])
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
-    averaged, mean = recipe.get("average", 1), AveragedModel(model, accelerator.device)
-    if averaged != 1 and averaged not in range(1, len(recipe["stages"]) + 1):
-        raise RecipeError(f"average: {averaged!r} is no number of stages; there are {len(recipe['stages'])}")
+    mean = AveragedModel(model, accelerator.device)
     share = Share(accelerator.process_index, accelerator.num_processes)
     material, pace = Material(data, text), _pace(recipe, minutes)
 
@@ -103,6 +102,14 @@ def stage_source(
     if "spans" in stage:
         raise RecipeError(f"{stage['name']}: spans are made beforehand; say how many `rows` the stage wants")
     return Drawn(build_mixture(stage["mixture"], material), tokenizer, shape, seed, share)
+
+
+def _averaged(recipe: Mapping[str, Any]) -> int:
+    """Return how many stages' ends the model is the mean of. Raises RecipeError when there are not as many."""
+    averaged, stages = recipe.get("average", 1), len(recipe["stages"])
+    if averaged not in range(1, max(1, stages) + 1):  # without a stage the model is as it was made
+        raise RecipeError(f"average: {averaged!r} is no number of stages; there are {stages}")
+    return int(averaged)
 
 
 def _pace(recipe: Mapping[str, Any], minutes: float | None) -> float:

@@ -79,11 +79,12 @@ def test_a_recipe_may_want_the_mean_of_its_last_stages_whether_or_not_they_ran_i
 
 
 @pytest.mark.parametrize("average", [0, 3, "all"])
-def test_a_mean_of_more_stages_than_there_are_is_refused(
+def test_a_mean_of_more_stages_than_there_are_is_refused_before_anything_is_made(
     tmp_path: Path, data: Path, recipe: dict[str, Any], average: object
 ) -> None:
     with pytest.raises(RecipeError, match=r"average: .* there are 2"):
         pretrain(recipe | {"average": average}, data=data, text=[data / "text.txt"], folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_leaves_its_curves_as_lines_a_picture_and_for_tensorboard(
