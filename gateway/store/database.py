@@ -4,13 +4,13 @@ What is asked of a database is work on a connection of SQLAlchemy's, done in one
 in SQLite, which is a library, by a thread or at once; in PostgreSQL, which is a server, while the event loop goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import URL, make_url
-from sqlalchemy.engine import Connection
+from sqlalchemy import URL, Insert, make_url
+from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import Misconfigured
@@ -44,6 +44,13 @@ class Database(Protocol):
         """Return what `work` returns when what it wrote is kept. Raises StoreUnavailable when its turn is late.
 
         With `first` no other process can write, or migrate, between what `work` reads and what it writes.
+        """
+        ...
+
+    async def write_one(self, statement: Insert, values: Mapping[str, Any]) -> RowMapping | None:
+        """Return the one row that `statement` returns, or None, when what it wrote is kept. Raises as `write`.
+
+        For what is written with every question: a statement alone needs neither to begin nor to end a transaction.
         """
         ...
 

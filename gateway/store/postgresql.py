@@ -2,12 +2,12 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL
-from sqlalchemy.engine import Connection
+from sqlalchemy import URL, Insert
+from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 LOCK: Final = 0x60DE1
@@ -46,6 +46,11 @@ class PostgresqlDatabase:
             if first:
                 await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             return await connection.run_sync(work)
+
+    async def write_one(self, statement: Insert, values: Mapping[str, Any]) -> RowMapping | None:
+        """Return the one row that `statement` returns, or None, when what it wrote is kept."""
+        async with self._transaction() as connection:
+            return (await connection.execute(statement, values)).mappings().one_or_none()
 
     async def dispose(self) -> None:
         """Close every connection."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
@@ -33,14 +33,23 @@ _RECENT: Final = (
 
 _HOW_MANY: Final = select(func.count()).where(sessions.c.bot_id == bindparam("bot"))
 
-# The update comes first: it locks the session's row, so that numbers follow each other without a gap.
-_COUNT: Final = (
-    update(sessions)
-    .where(sessions.c.session_id == bindparam("session"), sessions.c.bot_id == bindparam("bot"))
-    .values(exchanges=sessions.c.exchanges + 1, updated_at=bindparam("moment"))
-    .returning(sessions.c.exchanges)
+# The session's row is locked, so that numbers follow each other without a gap; a trigger counts in it.
+_SAY: Final = (
+    insert(exchanges)
+    .from_select(
+        [exchanges.c.session_id, exchanges.c.number, exchanges.c.message, exchanges.c.response, exchanges.c.created_at],
+        select(
+            sessions.c.session_id,
+            sessions.c.exchanges + 1,
+            bindparam("message", type_=exchanges.c.message.type),
+            bindparam("response", type_=exchanges.c.response.type),
+            bindparam("moment", type_=exchanges.c.created_at.type),
+        )
+        .where(sessions.c.session_id == bindparam("session"), sessions.c.bot_id == bindparam("bot"))
+        .with_for_update(),
+    )
+    .returning(exchanges.c.number)
 )
-_SAY: Final = insert(exchanges)
 
 
 class SqlSessions(SqlDatabase):
@@ -100,20 +109,11 @@ class SqlSessions(SqlDatabase):
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
         """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""
         moment = self._clock()
-
-        def append(connection: Connection) -> int | None:
-            number = connection.execute(
-                _COUNT, {"bot": bot_id, "session": session_id, "moment": moment}
-            ).scalar_one_or_none()
-            if number is not None:
-                said = {"message": message, "response": response, "created_at": moment}
-                connection.execute(_SAY, {"session_id": session_id, "number": number} | said)
-            return number
-
-        number = await self._write(append)
-        if number is None:
+        said = {"bot": bot_id, "session": session_id, "message": message, "response": response, "moment": moment}
+        row = await self._write_one(_SAY, said)
+        if row is None:
             raise SessionNotFound(bot_id)
-        return Exchange(number=number, message=message, response=response, created_at=moment)
+        return Exchange(number=row["number"], message=message, response=response, created_at=moment)
 
     async def delete_session(self, bot_id: str, session_id: str) -> None:
         """Remove a session with all that was said. Raises SessionNotFound."""

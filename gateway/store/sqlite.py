@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import math
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, StaticPool, create_engine, event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy import URL, Insert, StaticPool, create_engine, event
+from sqlalchemy.engine import Connection, Engine, RowMapping
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gateway.errors import Misconfigured, StoreUnavailable
@@ -48,10 +49,9 @@ class SqliteDatabase:
         self.url = url.set(drivername="sqlite")  # sqlite+aiosqlite, as earlier releases wrote it, is the same file
         _make_file(self.url)
         self._timeout = timeout
-        self._engine = _engine(self.url, math.ceil(timeout * 500))
-        # Statements that only read need no transaction, which would cost as much again as they do.
-        self._at_hand = _engine(self.url, 0, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
-        self._held: Connection | None = None
+        lock_ms = math.ceil(timeout * 500)
+        self._engine = _engine(self.url, lock_ms)
+        self._reading, self._writing = _Held(self.url, 0), _Held(self.url, lock_ms)
         self._turn = asyncio.Lock()  # SQLite's own wait for writers sleeps ever longer
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
@@ -59,14 +59,9 @@ class SqliteDatabase:
     async def glance(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` reads, at once: to find a row by its key takes less time than to call a thread."""
         try:
-            if self._held is None:
-                self._held = self._at_hand.connect()
-            return work(self._held)
-        except DBAPIError as error:
-            self._let_go()
-            if isinstance(error, OperationalError):  # another process mends the log, or holds the file to itself
-                return await self.read(work)  # which waits, but elsewhere
-            raise
+            return self._reading.do(work)
+        except OperationalError:  # another process mends the log, or holds the file to itself
+            return await self.read(work)  # which waits, but elsewhere
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` reads."""
@@ -74,31 +69,64 @@ class SqliteDatabase:
 
     async def write(self, work: Callable[[Connection], T], *, first: bool = False) -> T:
         """Return what `work` returns when what it wrote is kept."""
+        async with self._turn_to_write():
+            return await self._call(self._writer, partial(_locked, work) if first else work)
+
+    async def write_one(self, statement: Insert, values: Mapping[str, Any]) -> RowMapping | None:
+        """Return the one row that `statement` returns, or None, when what it wrote is kept."""
+        async with self._turn_to_write():
+            work = partial(_one, statement, values)
+            return await asyncio.get_running_loop().run_in_executor(self._writer, self._writing.do, work)
+
+    async def dispose(self) -> None:
+        """Finish what is being done, then close every connection."""
+        for threads in (self._writer, self._readers):
+            await asyncio.to_thread(threads.shutdown)
+        self._reading.close()
+        self._writing.close()
+        self._engine.dispose()
+
+    @asynccontextmanager
+    async def _turn_to_write(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._timeout / 2):
                 await self._turn.acquire()
         except TimeoutError as error:
             raise StoreUnavailable("too many writes wait for the database just now") from error
         try:
-            return await self._call(self._writer, partial(_locked, work) if first else work)
+            yield
         finally:
             self._turn.release()
 
-    async def dispose(self) -> None:
-        """Finish what is being done, then close every connection."""
-        for threads in (self._writer, self._readers):
-            await asyncio.to_thread(threads.shutdown)
-        self._let_go()
-        self._at_hand.dispose()
-        self._engine.dispose()
-
-    def _let_go(self) -> None:
-        if self._held is not None:
-            self._held.close()
-            self._held = None
-
     async def _call(self, threads: ThreadPoolExecutor, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, _transact, self._engine, work)
+
+
+class _Held:
+    """A connection that stays open, for one thread. Each statement is a transaction by itself, which costs half as much
+    as one that is begun and ended.
+    """
+
+    def __init__(self, url: URL, busy_timeout_ms: int) -> None:
+        self._engine = _engine(url, busy_timeout_ms, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
+        self._connection: Connection | None = None
+
+    def do(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` returns; after an error of the database the next one gets a new connection."""
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            return work(self._connection)
+        except DBAPIError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it; what is done later opens another one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._engine.dispose()
 
 
 def remedy(error: object) -> str:
@@ -113,6 +141,10 @@ def remedy(error: object) -> str:
 def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return work(connection)
+
+
+def _one(statement: Insert, values: Mapping[str, Any], connection: Connection) -> RowMapping | None:
+    return connection.execute(statement, values).mappings().one_or_none()
 
 
 def _locked(work: Callable[[Connection], T], connection: Connection) -> T:

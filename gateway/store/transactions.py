@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import Insert, Select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
@@ -71,6 +71,11 @@ class SqlDatabase:
         """Return what `work` returns, done in one transaction: kept when it returns, undone when it raises."""
         with self._told_of():
             return await self._database.write(work)
+
+    async def _write_one(self, statement: Insert, values: Mapping[str, Any]) -> RowMapping | None:
+        """Return the one row that `statement` returns, or None, when what it wrote is kept."""
+        with self._told_of():
+            return await self._database.write_one(statement, values)
 
     @contextmanager
     def _told_of(self) -> Iterator[None]:

@@ -326,9 +326,17 @@ async def test_a_locked_database_is_unavailable(tmp_path: Path) -> None:
     await migrate(database)
     other = sqlite3.connect(tmp_path / "below" / "bots.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    store = SqlStore(database)
     with pytest.raises(StoreUnavailable):
-        await SqlStore(database).put(DRAFT)
+        await store.put(DRAFT)
+    other.rollback()
+    await store.put(DRAFT)
+    session = await store.create_session("cricket")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable):
+        await store.append("cricket", session.session_id, "lost", "and said so")
     other.close()
+    assert (await store.append("cricket", session.session_id, "m", "r")).number == 1
     await database.dispose()
 
 
@@ -364,6 +372,25 @@ async def test_a_database_of_the_first_release_keeps_its_bots(url: str) -> None:
         assert (bot.knowledge, bot.parameters, bot.revision) == ("kept", {"top_p": 0.5}, 3)
         assert (bot.name, bot.limits) == ("", {})
         assert (await store.create_session("old")).exchanges == 0
+
+
+async def test_a_gateway_of_the_release_before_the_counting_trigger_may_go_on_beside_it(url: str) -> None:
+    async with SqlStore.open(url) as store:
+        await store.put(DRAFT)
+        session = await store.create_session("cricket")
+        await store.append("cricket", session.session_id, "new", "new")
+        database = open_database(url)
+        counts = text("UPDATE sessions SET exchanges = exchanges + 1 WHERE session_id = :session")
+        appends = text(
+            "INSERT INTO exchanges (session_id, number, message, response, created_at)"
+            " VALUES (:session, 2, 'old', 'old', CURRENT_TIMESTAMP)"
+        )
+        said = {"session": session.session_id}
+        await database.write(lambda connection: (connection.execute(counts, said), connection.execute(appends, said)))
+        await database.dispose()
+        assert (await store.append("cricket", session.session_id, "new", "new")).number == 3
+        kept = await store.get_session("cricket", session.session_id, since=datetime.min.replace(tzinfo=UTC))
+        assert kept.exchanges == 3
 
 
 async def test_a_migration_that_fails_leaves_the_database_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
