@@ -4,6 +4,7 @@ Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond"
 index (FTS5, with Porter's stemmer), which every Python brings along.
 """
 
+import functools
 import re
 import sqlite3
 import threading
@@ -29,6 +30,14 @@ INDEXED_CHARACTERS: Final = 20_000_000
 KEPT_INDEXES: Final = 500
 """The most that are kept: each takes some 80 kB however short its text."""
 
+KEPT_SCORES: Final = 1024
+"""How many scores of earlier queries are kept with an index, some 100 kB."""
+
+LEAST_KEPT_QUERIES: Final = 4
+
+LONGEST_KEPT_QUERY: Final = 2000
+"""Characters."""
+
 # Words; of scripts that set no spaces each character.
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_぀-ヿ㐀-鿿가-힯]+")
 
@@ -47,14 +56,15 @@ class PassageIndex:
 
     def __init__(self, text: str, longest: int = PASSAGE_CHARACTERS) -> None:
         self.passages = split(text, longest)
-        self._lock = threading.Lock()
-        self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        database = sqlite3.connect(":memory:", check_same_thread=False)
         # Without content: the text is the bot's, the index holds words and places alone.
-        self._database.execute(
-            "CREATE VIRTUAL TABLE passages USING fts5(words, content='', tokenize='porter unicode61')"
-        )
+        database.execute("CREATE VIRTUAL TABLE passages USING fts5(words, content='', tokenize='porter unicode61')")
         rows = ((place, " ".join(_words(text[span.start : span.end]))) for place, span in enumerate(self.passages))
-        self._database.executemany("INSERT INTO passages (rowid, words) VALUES (?, ?)", rows)
+        database.executemany("INSERT INTO passages (rowid, words) VALUES (?, ?)", rows)
+        # What is asked in a session is an earlier turn of the questions after it. No method is kept, which would keep
+        # this object itself.
+        ask = functools.partial(_scores, database, threading.Lock())
+        self._ask = functools.lru_cache(max(LEAST_KEPT_QUERIES, KEPT_SCORES // max(1, len(self.passages))))(ask)
 
     def search(self, turns: Sequence[str], limit: int) -> list[Found]:
         """Return up to `limit` passages, the best for the last of `turns` first, equals in the order of the text.
@@ -70,15 +80,13 @@ class PassageIndex:
         best = sorted(scores, key=lambda place: (-scores[place], place))[:limit]
         return [Found(self.passages[place], round(scores[place], 4)) for place in best]
 
-    def _scores(self, text: str, limit: int) -> list[tuple[int, float]]:
+    def _scores(self, text: str, limit: int) -> Sequence[tuple[int, float]]:
         words = dict.fromkeys(_words(text)[:MAX_QUERY_WORDS])
         if not words:
             return []
         query = " OR ".join(f'"{word}"' for word in words)
-        # Not ORDER BY rank: for that FTS5 prepares another statement within, which takes as long as the search.
-        ranked = "SELECT rowid, -rank AS score FROM passages WHERE passages MATCH ? ORDER BY score DESC, rowid LIMIT ?"
-        with self._lock:
-            return self._database.execute(ranked, (query, limit)).fetchall()
+        ask = self._ask if len(query) <= LONGEST_KEPT_QUERY else self._ask.__wrapped__
+        return ask(query, limit)
 
 
 class PassageIndexes:
@@ -117,3 +125,10 @@ class PassageIndexes:
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text)
+
+
+def _scores(database: sqlite3.Connection, lock: threading.Lock, query: str, limit: int) -> Sequence[tuple[int, float]]:
+    # Not ORDER BY rank: for that FTS5 prepares another statement within, which takes as long as the search.
+    ranked = "SELECT rowid, -rank AS score FROM passages WHERE passages MATCH ? ORDER BY score DESC, rowid LIMIT ?"
+    with lock:
+        return database.execute(ranked, (query, limit)).fetchall()

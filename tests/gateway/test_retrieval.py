@@ -1,6 +1,8 @@
 """Which passages of long knowledge go into a prompt."""
 
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -176,3 +178,23 @@ def test_an_index_that_cannot_be_made_is_tried_again(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("question", ['" OR 1', "NEAR(a b)", "a*b^c -d", "🏏", "", "的板球"])
 def test_no_question_is_taken_for_a_query_language(question: str) -> None:
     assert PassageIndex("的 a b c d or near 1").search([question], limit=5)
+
+
+def test_a_dialogue_finds_the_same_whether_its_turns_were_asked_before_or_not() -> None:
+    turns = ("Tell me of the lighthouse.", "It stands there.", "And of chapter 7?")
+    asked = PassageIndex(LONG)
+    for end in range(1, len(turns) + 1):
+        asked.search(turns[:end], 20)
+    assert asked.search(turns, 20) == PassageIndex(LONG).search(turns, 20)
+
+
+def test_an_index_that_is_let_go_is_gone_at_once() -> None:
+    index = PassageIndex(LONG)
+    index.search(["Which lighthouses have steps?"], 20)
+    gone = weakref.ref(index)
+    gc.disable()
+    try:
+        del index
+        assert gone() is None
+    finally:
+        gc.enable()
