@@ -8,10 +8,11 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gateway.errors import Misconfigured, StoreUnavailable
+from gateway.store.database import upgrade
 
 PAGES_AT_ONCE = 256
 """A megabyte: writers are held up no longer than its copying takes."""
@@ -45,19 +46,36 @@ def back_up(database_url: str, target: Path) -> int:
 def restore(database_url: str, source: Path) -> int:
     """Put the copy `source` in place of all that the database holds, at once or not at all; return its bytes.
 
-    Raises Misconfigured when `database_url` is not SQLite's, StoreUnavailable when `source` is no sound copy of such
+    Its tables are brought up to date before: a gateway that runs meanwhile knows no others. Raises Misconfigured when
+    `database_url` is not SQLite's or `source` is a newer release's, StoreUnavailable when it is no sound copy of such
     a database, or the database cannot be written.
     """
     target = _file(database_url)
+    fresh = target.with_name(f".{target.name}.restored")
     try:
         with _opened(source) as copy:
             _check(copy, source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(target, timeout=10)) as live:
-                copy.backup(live)
-    except (OSError, sqlite3.Error) as error:
+            fresh.unlink(missing_ok=True)
+            with contextlib.closing(sqlite3.connect(fresh)) as renewed:
+                copy.backup(renewed)
+        _bring_up_to_date(fresh)
+        with _opened(fresh) as renewed, contextlib.closing(sqlite3.connect(target, timeout=10)) as live:
+            renewed.backup(live)
+    except (OSError, sqlite3.Error, SQLAlchemyError) as error:
         raise StoreUnavailable(f"{source} cannot be put in place of {target}: {error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
     return source.stat().st_size
+
+
+def _bring_up_to_date(path: Path) -> None:
+    engine = create_engine(URL.create("sqlite", database=str(path)), hide_parameters=True)
+    try:
+        with engine.begin() as connection:
+            upgrade(connection)
+    finally:
+        engine.dispose()
 
 
 def _file(database_url: str) -> Path:

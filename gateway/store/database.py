@@ -79,16 +79,24 @@ def open_database(url: str, *, timeout: float = TIMEOUT_SECONDS) -> Database:
 async def migrate(database: Database, revision: str = "head") -> None:
     """Run the migrations that the database lacks up to `revision`, all of them or none.
 
-    Of two processes that start at once, the second waits, then finds all done.
+    Of two processes that start at once, the second waits, then finds all done. Raises Misconfigured for tables of a
+    newer release.
     """
-    await database.write(partial(_upgrade, revision), first=True)
+    await database.write(partial(upgrade, revision=revision), first=True)
 
 
-def _upgrade(revision: str, connection: Connection) -> None:
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Do what `migrate` does on a connection of one's own. Raises Misconfigured for tables of a newer release."""
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+    try:
+        command.upgrade(config, revision)
+    except CommandError as error:
+        raise Misconfigured(
+            f"the database was made by a newer release ({error}); start that one, or restore a backup of this one"
+        ) from error

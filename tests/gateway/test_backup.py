@@ -1,6 +1,7 @@
 """Backups: one moment of a database in use, put back whole; PostgreSQL by its own tools as docs/operate.md shows."""
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -12,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from gateway.backup import back_up, restore
 from gateway.bots import BotDraft
 from gateway.command_line import main
 from gateway.errors import Misconfigured, StoreUnavailable
+from gateway.store.database import migrate, open_database
 from gateway.store.sql import SqlStore
 from tests.gateway.postgres import Postgres
 from tests.gateway.serving import ROOT
@@ -47,6 +49,22 @@ def held(url: str) -> dict[str, str]:
             return {bot.bot_id: bot.knowledge for bot in bots}
 
     return asyncio.run(read())
+
+
+def of_old(url: str, revision: str) -> None:
+    """Make the database of an earlier release that holds the cafe."""
+    insert = text(
+        "INSERT INTO bots (bot_id, knowledge, parameters, created_at, updated_at, revision)"
+        " VALUES ('cafe', 'It opens at nine.', '{}', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 1)"
+    )
+
+    async def make() -> None:
+        database = open_database(url)
+        await migrate(database, revision)
+        await database.write(lambda connection: connection.execute(insert))
+        await database.dispose()
+
+    asyncio.run(make())
 
 
 @pytest.fixture
@@ -105,6 +123,36 @@ def test_what_was_lost_comes_back_and_what_came_after_is_gone(tmp_path: Path, ur
     assert held(url) == before
 
 
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004"])
+def test_a_backup_of_an_earlier_release_is_brought_up_to_date_under_a_gateway_that_runs(
+    tmp_path: Path, url: str, revision: str
+) -> None:
+    of_old(f"sqlite:///{tmp_path}/old.db", revision)
+
+    async def go_on() -> list[int]:
+        async with SqlStore.open(url) as store:
+            await store.put(draft("late"))
+            await asyncio.to_thread(restore, url, tmp_path / "old.db")
+            session = await store.create_session("cafe")
+            return [(await store.append("cafe", session.session_id, "m", "r")).number for _ in range(3)]
+
+    assert asyncio.run(go_on()) == [1, 2, 3]
+    assert held(url) == {"cafe": "It opens at nine."}
+
+
+def test_a_backup_of_a_newer_release_is_refused_and_changes_nothing(tmp_path: Path, url: str) -> None:
+    written(url, draft("cafe"))
+    back_up(url, tmp_path / "copy.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        copy.execute("UPDATE alembic_version SET version_num = '9999'")
+        copy.commit()
+    written(url, draft("late"))
+    with pytest.raises(Misconfigured, match="made by a newer release .*9999"):
+        restore(url, tmp_path / "copy.db")
+    assert set(held(url)) == {"cafe", "late"}
+    assert [path.name for path in (tmp_path / "live").iterdir() if "restored" in path.name] == []
+
+
 def test_the_commands_do_it(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +197,7 @@ def test_another_database_is_pointed_to_its_own_tools(tmp_path: Path) -> None:
 
 def postgres_commands() -> list[str]:
     """Return the lines of docs/operate.md that copy a PostgreSQL database and put it back."""
-    return re.findall(r"^(?:pg_dump|pg_restore) .*$", OPERATE.read_text(encoding="utf-8"), re.MULTILINE)
+    return re.findall(r"^(?:pg_dump|pg_restore|psql) .*$", OPERATE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_the_documented_commands_copy_a_postgresql_database_and_put_it_back(tmp_path: Path, postgres: Postgres) -> None:
@@ -160,11 +208,18 @@ def test_the_documented_commands_copy_a_postgresql_database_and_put_it_back(tmp_
     environment = os.environ | {
         "DATABASE": f"postgresql://postgres@/{parsed.database}?host={parsed.query['host']}",
     }
-    dump, put_back = postgres_commands()
+    dump, *put_back = postgres_commands()
     subprocess.run(["bash", "-c", dump], env=environment, cwd=tmp_path, check=True)  # noqa: S607
     written(url, draft("cafe", "Nothing any more."), draft("late"))
-    subprocess.run(["bash", "-c", put_back], env=environment, cwd=tmp_path, check=True)  # noqa: S607
-    assert held(url) == before
+    for _ in range(2):
+        subprocess.run(["bash", "-ec", "\n".join(put_back)], env=environment, cwd=tmp_path, check=True)  # noqa: S607
+        assert held(url) == before
+    of_old(old := postgres.new_url(), "0002")
+    environment["DATABASE"] = environment["DATABASE"].replace(str(parsed.database), str(make_url(old).database))
+    subprocess.run(["bash", "-c", dump], env=environment, cwd=tmp_path, check=True)  # noqa: S607
+    assert held(old) == {"cafe": "It opens at nine."}  # by this release, whose tables are in it now
+    subprocess.run(["bash", "-ec", "\n".join(put_back)], env=environment, cwd=tmp_path, check=True)  # noqa: S607
+    assert held(old) == {"cafe": "It opens at nine."}
 
 
 def test_the_module_has_the_commands_too(tmp_path: Path, url: str) -> None:

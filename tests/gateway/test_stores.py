@@ -393,6 +393,30 @@ async def test_a_gateway_of_the_release_before_the_counting_trigger_may_go_on_be
         assert kept.exchanges == 3
 
 
+async def test_exchanges_that_nobody_counted_are_counted_when_the_trigger_comes(url: str) -> None:
+    database = open_database(url)
+    await migrate(database, "0004")
+    store = SqlStore(database)
+    await store.put(DRAFT)
+    counted, quiet = [await store.create_session("cricket") for _ in range(2)]
+    assert (await store.append("cricket", counted.session_id, "m", "r")).number == 1  # without the trigger
+    await migrate(database)
+    assert (await store.append("cricket", counted.session_id, "m", "r")).number == 2
+    assert (await store.append("cricket", quiet.session_id, "m", "r")).number == 1
+    await database.dispose()
+
+
+async def test_tables_of_a_newer_release_are_named_as_such(url: str) -> None:
+    database = open_database(url)
+    await migrate(database)
+    newer = text("UPDATE alembic_version SET version_num = '9999'")
+    await database.write(lambda connection: connection.execute(newer))
+    await database.dispose()
+    with pytest.raises(Misconfigured, match="made by a newer release"):
+        async with SqlStore.open(url):
+            pass
+
+
 async def test_a_migration_that_fails_leaves_the_database_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     database = open_database(url)
     await migrate(database, "0001")

@@ -10,11 +10,20 @@ _COUNT = """
 """
 
 
+# What a gateway of this release appended to a database of the one before, without the trigger, was not counted.
+_RECOUNT = """
+    UPDATE sessions SET exchanges = (
+        SELECT max(number) FROM exchanges WHERE exchanges.session_id = sessions.session_id
+    ) WHERE exchanges < (SELECT max(number) FROM exchanges WHERE exchanges.session_id = sessions.session_id)
+"""
+
+
 def upgrade() -> None:
     """Make the trigger. Earlier releases, which write the same number and moment themselves, do not notice."""
+    op.execute(_RECOUNT)
     if op.get_bind().dialect.name == "postgresql":
         op.execute(
-            "CREATE FUNCTION count_exchange() RETURNS trigger LANGUAGE plpgsql AS "
+            "CREATE OR REPLACE FUNCTION count_exchange() RETURNS trigger LANGUAGE plpgsql AS "
             f"$$ BEGIN {_COUNT} RETURN NULL; END $$"
         )
         op.execute(
