@@ -14,7 +14,7 @@ from gateway.access import NEEDS, GuardedRoute
 from gateway.admission import Admission
 from gateway.bots import LIMITS, RESERVED_BOT_IDS, BotRules
 from gateway.chat import Chat
-from gateway.conversations import Conversations
+from gateway.conversations import TOKENS_OF_AN_EXCHANGE, Conversations
 from gateway.deployment_metrics import DeploymentMetrics
 from gateway.deployments import Address
 from gateway.errors import Misconfigured
@@ -190,6 +190,7 @@ async def _services(
         store=store,
         idle=timedelta(hours=settings.session_idle_hours),
         clock=now,
+        recent=max(1, budget // TOKENS_OF_AN_EXCHANGE),
         max_sessions=settings.max_sessions,
         max_exchanges=settings.max_exchanges,
     )

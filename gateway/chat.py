@@ -157,9 +157,10 @@ class Chat:
             await self.moderator.check_question(question.bot_id, "\n".join(brought))
         if question.knowledge is not None:
             bot = replace(bot, knowledge=question.knowledge)
-        turns = list(question.turns)
+        turns, unread = list(question.turns), 0
         if question.session_id is not None:
-            turns = await self.conversations.turns(question.bot_id, question.session_id) + turns
+            earlier, unread = await self.conversations.turns(question.bot_id, question.session_id)
+            turns = earlier + turns
         parameters = {**bot.parameters, **question.parameters}
         if problems := parameter_problems(parameters):  # each part was right, together they may not be
             raise InvalidInput.of(problems)
@@ -167,6 +168,8 @@ class Chat:
             prompt = self.prompts.build(bot, turns)
         else:  # counting the tokens of a long text takes a while; other requests go on meanwhile
             prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, turns)
+        if unread:
+            prompt = replace(prompt, turns_dropped=prompt.turns_dropped + unread)
         request = GenerateRequest(
             prompt=prompt.text,
             request_id=question.request_id,

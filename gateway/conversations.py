@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import SessionFull, StoreUnavailable
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from gateway.store.port import SessionStore
 
 RECENT_EXCHANGES: Final = 16
-"""How far back a prompt can reach: a budget of 512 tokens holds no more."""
+TOKENS_OF_AN_EXCHANGE: Final = 32
+"""Two short turns. Of a session no more exchanges are read than fill the prompt at this length."""
 
 SWEEP_SECONDS: Final = 60.0
 SWEEP_SESSIONS: Final = 500
@@ -71,6 +73,8 @@ class Conversations:
     store: "SessionStore"
     idle: timedelta
     clock: Callable[[], datetime]
+    recent: int = RECENT_EXCHANGES
+    """How many exchanges of a session are read for a prompt."""
     max_sessions: int = 100_000
     """Most of one bot; of several begun at the same moment a few may be more."""
     max_exchanges: int = 10_000
@@ -86,12 +90,18 @@ class Conversations:
         """Begin a session. Raises BotNotFound, TooManySessions or StoreUnavailable."""
         return await self.store.create_session(bot_id, most=self.max_sessions)
 
-    async def turns(self, bot_id: str, session_id: str) -> list[str]:
-        """Return what was said last, by turns. Raises SessionNotFound, SessionFull or StoreUnavailable."""
-        recent = await self.store.recent_exchanges(bot_id, session_id, limit=RECENT_EXCHANGES, since=self.since)
-        if recent and recent[-1].number >= self.max_exchanges:
+    async def turns(self, bot_id: str, session_id: str) -> tuple[list[str], int]:
+        """Return what was said last, by turns, and how many turns were said before.
+
+        Raises SessionNotFound, SessionFull or StoreUnavailable.
+        """
+        recent = await self.store.recent_exchanges(bot_id, session_id, limit=self.recent, since=self.since)
+        if not recent:
+            return [], 0
+        if recent[-1].number >= self.max_exchanges:
             raise SessionFull(f"{self.max_exchanges} messages were answered in this session; begin another one")
-        return [turn for exchange in recent for turn in (exchange.message, exchange.response)]
+        turns = [turn for exchange in recent for turn in (exchange.message, exchange.response)]
+        return turns, 2 * (recent[0].number - 1)
 
     async def remember(self, bot_id: str, session_id: str, message: str, response: str) -> None:
         """Append an exchange. Raises SessionNotFound or StoreUnavailable."""
@@ -127,12 +137,4 @@ class Conversations:
 
 def by_turns(messages: Sequence[tuple[str, str]]) -> list[str]:
     """Return a dialogue of (role, text) by turns; messages of one side in a row are one turn."""
-    turns: list[str] = []
-    previous = None
-    for role, text in messages:
-        if role == previous:
-            turns[-1] += f"\n{text}"
-        else:
-            turns.append(text)
-        previous = role
-    return turns
+    return ["\n".join(text for _, text in said) for _, said in groupby(messages, key=lambda message: message[0])]

@@ -30,13 +30,12 @@ INDEXED_CHARACTERS: Final = 20_000_000
 KEPT_INDEXES: Final = 500
 """The most that are kept: each takes some 80 kB however short its text."""
 
+KEPT_QUERIES: Final = 32
 KEPT_SCORES: Final = 1024
-"""How many scores of earlier queries are kept with an index, some 100 kB."""
-
-LEAST_KEPT_QUERIES: Final = 4
-
-LONGEST_KEPT_QUERY: Final = 2000
-"""Characters."""
+LEAST_KEPT_QUERIES: Final = 2
+LONGEST_KEPT_QUERY: Final = 500
+"""What is kept of earlier searches with an index: so many queries of up to so many characters while they have no more
+scores, some 100 kB at most."""
 
 # Words; of scripts that set no spaces each character.
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_぀-ヿ㐀-鿿가-힯]+")
@@ -64,7 +63,8 @@ class PassageIndex:
         # What is asked in a session is an earlier turn of the questions after it. No method is kept, which would keep
         # this object itself.
         ask = functools.partial(_scores, database, threading.Lock())
-        self._ask = functools.lru_cache(max(LEAST_KEPT_QUERIES, KEPT_SCORES // max(1, len(self.passages))))(ask)
+        kept = min(KEPT_QUERIES, max(LEAST_KEPT_QUERIES, KEPT_SCORES // max(1, len(self.passages))))
+        self._ask = functools.lru_cache(kept)(ask)
 
     def search(self, turns: Sequence[str], limit: int) -> list[Found]:
         """Return up to `limit` passages, the best for the last of `turns` first, equals in the order of the text.

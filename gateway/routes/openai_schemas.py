@@ -1,5 +1,7 @@
 """The JSON of OpenAI's chat completions, as far as a bot can mean it. The rest is refused by name."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -9,6 +11,7 @@ from gateway.chat import Answer
 from gateway.conversations import by_turns
 from gateway.errors import InvalidInput
 from gateway.routes.schemas import Bounded, Several
+from handler.contract.generation import MAX_PROBLEMS
 from handler.contract.wire import FinishReason
 
 _WITHOUT_EFFECT: Final[dict[str, tuple[JsonValue, ...]]] = {
@@ -27,6 +30,11 @@ _WITHOUT_EFFECT: Final[dict[str, tuple[JsonValue, ...]]] = {
 }
 """What clients send though they want nothing of it. Null is as good as absent for all of them."""
 
+_OF_MESSAGES: Final[dict[str, tuple[JsonValue, ...]]] = {"annotations": ([],), "tool_calls": ([],)}
+"""The same of messages, as answers of OpenAI's are sent back."""
+
+_OF_STREAMS: Final[dict[str, tuple[JsonValue, ...]]] = {"include_obfuscation": (False,)}
+
 MAX_STOPS: Final = 4
 MAX_STOP_CHARACTERS: Final = 256
 
@@ -38,6 +46,12 @@ class _Lenient(Bounded):
     """Extra fields are looked at by `CompletionInput`, so that each can be refused by name."""
 
     model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
+
+    def unsupported(self, without_effect: Mapping[str, Sequence[JsonValue]], place: str = "") -> Iterator[str]:
+        """Yield the names, after `place`, of extra fields whose values ask for something."""
+        for name, value in (self.model_extra or {}).items():
+            if value is not None and value not in without_effect.get(name, ()):
+                yield place + name
 
 
 class TextContent(_Lenient):
@@ -87,11 +101,7 @@ class CompletionInput(_Lenient):
 
     def check(self) -> None:
         """Raise InvalidInput naming every field that would have to change the answer but cannot."""
-        problems = {
-            name: "is not supported"
-            for name, value in (self.model_extra or {}).items()
-            if name not in _IGNORED and value is not None and value not in _WITHOUT_EFFECT.get(name, ())
-        }
+        problems = dict.fromkeys(islice(self._unsupported(), MAX_PROBLEMS), "is not supported")
         if self.messages[-1].role != "user":
             problems["messages"] = "must end with a message of the user"
         if len(self.stops) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_CHARACTERS for text in self.stops):
@@ -100,6 +110,15 @@ class CompletionInput(_Lenient):
             problems["max_tokens"] = "is the older name of max_completion_tokens; give one of them"
         if problems:
             raise InvalidInput.of(problems)
+
+    def _unsupported(self) -> Iterator[str]:
+        yield from (name for name in self.unsupported(_WITHOUT_EFFECT) if name not in _IGNORED)
+        if self.stream_options is not None:
+            yield from self.stream_options.unsupported(_OF_STREAMS, "stream_options.")
+        for number, message in enumerate(self.messages):
+            yield from message.unsupported(_OF_MESSAGES, f"messages.{number}.")
+            for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
+                yield from part.unsupported({}, f"messages.{number}.content.{place}.")
 
     @property
     def turns(self) -> list[str]:

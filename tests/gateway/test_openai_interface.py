@@ -111,6 +111,12 @@ def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
     assert answer.choices[0].message.content.endswith(PROMPT)
 
 
+def test_an_answer_may_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
+    said = ask(client).choices[0].message.model_dump() | {"annotations": [], "tool_calls": None}
+    answer = client.chat.completions.create(model="cricket", messages=[USER, said, USER])
+    assert "Eleven play. EOS How many?" in str(answer.choices[0].message.content)
+
+
 @pytest.mark.parametrize(
     ("options", "param"),
     [
@@ -122,6 +128,7 @@ def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"extra_body": {"top_k": 4}}, "top_k"),
+        ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"temperature": 9.0}, "temperature"),
         ({"top_p": 7.0}, "top_p"),
         ({"max_tokens": 0}, "max_completion_tokens"),
@@ -147,6 +154,12 @@ def test_what_cannot_be_done_is_refused_by_name(
         ([{"role": "user", "content": " "}], "messages"),
         ([{"role": "tool", "content": "x"}], "messages.0.role"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages.0.content"),
+        ([USER, {"role": "assistant", "content": "", "tool_calls": [{"id": "x"}]}, USER], "messages.1.tool_calls"),
+        ([USER | {"name": "Ann"}], "messages.0.name"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {}}]}],
+            "messages.0.content.0.cache_control",
+        ),
     ],
 )
 def test_a_dialogue_that_nobody_can_answer_is_refused(client: openai.OpenAI, messages: list[Any], param: str) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import tracemalloc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -186,6 +187,19 @@ def test_a_dialogue_finds_the_same_whether_its_turns_were_asked_before_or_not() 
     for end in range(1, len(turns) + 1):
         asked.search(turns[:end], 20)
     assert asked.search(turns, 20) == PassageIndex(LONG).search(turns, 20)
+
+
+@pytest.mark.parametrize("letter", ["a", "д", "𐐀"])
+def test_what_is_kept_of_searches_stays_small_however_many_and_long_they_are(letter: str) -> None:
+    index = PassageIndex("The cafe opens at nine.")
+    tracemalloc.start()
+    try:
+        for length in (*range(1, 60), *range(440, 500), *range(1900, 1960)):
+            index.search([f"{length} " + letter * length], 20)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 200_000
 
 
 def test_an_index_that_is_let_go_is_gone_at_once() -> None:
