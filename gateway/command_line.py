@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         from gateway.__main__ import main as gateway
 
         return gateway([command.group, str(command.file)])
-    key = environment.get("GODEL_API_KEY") or environment.get("GODEL_ADMIN_KEY")
+    key = (environment.get("GODEL_API_KEY") or environment.get("GODEL_ADMIN_KEY") or "").strip() or None
     try:
         with GatewayClient(url, key) as client:
             command.run(client, command)

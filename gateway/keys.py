@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from gateway.bots import MAX_NAME_CHARACTERS, bot_id_problem, limit_problems, text_problem
@@ -55,6 +55,13 @@ class Key:
     """None: never."""
     last_used_at: datetime | None = None
     """Give or take ten minutes; None before the first time."""
+    retires_at: datetime | None = None
+    """When it ends because another one has taken its place."""
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it is worthless; None is never."""
+        return min((moment for moment in (self.expires_at, self.retires_at) if moment is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +124,7 @@ class Keys:
             parts is None
             or key is None
             or not hmac.compare_digest(key.digest, _digest(parts[2]))
-            or (key.expires_at is not None and key.expires_at <= moment)
+            or (key.ends_at is not None and key.ends_at <= moment)
         ):
             raise Unauthenticated("this key is not, or no longer, valid")
         if key.last_used_at is None or moment - key.last_used_at > TOUCH:
@@ -148,8 +155,13 @@ class Keys:
         self._check_on()
         moment = self._clock()
         problems = {"name": text_problem(name, MAX_NAME_CHARACTERS), "bots": _bots_problem(scope, bots)}
-        if expires_at is not None and expires_at <= moment:
-            problems["expires_at"] = "must lie in the future"
+        if expires_at is not None:
+            try:
+                expires_at = expires_at.astimezone(UTC)
+            except OverflowError:
+                problems["expires_at"] = "must lie before the year 10000, in UTC"
+            else:
+                problems["expires_at"] = None if expires_at > moment else "must lie in the future"
         found = {name: problem for name, problem in problems.items() if problem} | limit_problems(limits or {})
         if found:
             raise InvalidInput.of(found)
@@ -168,24 +180,25 @@ class Keys:
     async def rotate(self, key_id: str, *, overlap: timedelta, by: Caller) -> tuple[Key, str]:
         """Return a key like that one and its token; the old one is valid for `overlap` more, so nobody is cut off.
 
-        The new one lives as long as the old one was to live. Raises KeyNotFound, also for one that has expired.
+        The new one lives as long as the old one was to live, also where that was rotated before. Raises KeyNotFound,
+        also for one that has ended.
         """
         self._check_on()
         moment = self._clock()
         old = await self._store.get_key(key_id)
-        if old.expires_at is not None and old.expires_at <= moment:
+        if old.ends_at is not None and old.ends_at <= moment:
             raise KeyNotFound
-        life = None if old.expires_at is None else old.expires_at - old.created_at
         key, token = _new(
             moment,
             name=old.name,
             scope=old.scope,
             bots=old.bots,
             limits=old.limits,
-            expires_at=None if life is None else moment + life,
+            expires_at=None if old.expires_at is None else _later(moment, old.expires_at - old.created_at),
         )
         until = moment + overlap
-        await self._store.rotate_key(key_id, key, until=until if old.expires_at is None else min(until, old.expires_at))
+        retires_at = until if old.retires_at is None else min(until, old.retires_at)
+        await self._store.rotate_key(key_id, key, retires_at=retires_at)
         logger.info("key %s made by %s in place of %s", key.key_id, by.key_id, key_id)
         return key, token
 
@@ -222,6 +235,13 @@ def _new(
         expires_at=expires_at,
     )
     return key, f"godel_{key_id}_{secret}"
+
+
+def _later(moment: datetime, life: timedelta) -> datetime:
+    try:
+        return moment + life
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _digest(secret: str) -> str:

@@ -128,6 +128,19 @@ class Settings(BaseSettings):
     tracing: bool = False
     """Whether requests are traced; where to is said by OTEL_EXPORTER_OTLP_ENDPOINT. Needs requirements/tracing.txt."""
 
+    @field_validator("admin_key", mode="before")
+    @classmethod
+    def _trim_admin_key(cls, value: object) -> object:
+        # Secrets are often kept in files that end with a line end, which no header can carry.
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("admin_key")
+    @classmethod
+    def _check_admin_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not (value.get_secret_value().isascii() and value.get_secret_value().isprintable()):
+            raise ValueError("must be printable ASCII, since it is sent in a header")
+        return value
+
     @field_validator("host")
     @classmethod
     def _check_host(cls, value: str, info: ValidationInfo) -> str:

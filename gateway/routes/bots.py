@@ -11,7 +11,7 @@ from gateway.bots import Bot, BotDraft, check_bot_id
 from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.problems import declared
 from gateway.routes.bot_schemas import BotInput, BotList, BotOutput, BotPatch, BotSummary, NewBotInput
-from gateway.routes.schemas import BotId
+from gateway.routes.schemas import After, BotId
 from gateway.services import CallerOf, Services, ServicesOf
 
 router = APIRouter(prefix="/v1/bots", tags=["bots"], route_class=GuardedRoute)
@@ -20,7 +20,6 @@ PATCH_ATTEMPTS = 5
 """How often a change of single parts is tried again after others came first; more is a storm."""
 
 Limit = Annotated[int, Query(ge=1, le=200, description="How many bots a page holds.")]
-After = Annotated[str, Query(max_length=64, description="The `next_after` of the page before.")]
 IfMatch = Annotated[str | None, Header(description="The `ETag` of the bot you have seen: 412 when it has changed.")]
 IfNoneMatch = Annotated[str | None, Header(description="`*` to create only: 412 when there is such a bot.")]
 Seen = Annotated[

@@ -8,7 +8,7 @@ from gateway.chat import Answer
 from gateway.conversations import by_turns
 from gateway.errors import InvalidInput
 from gateway.inference import RoutedReply
-from gateway.routes.schemas import EXAMPLE_KNOWLEDGE, Input, Output, Parameters, Several
+from gateway.routes.schemas import EXAMPLE_KNOWLEDGE, WITHOUT_NUL, Input, Output, Parameters, Several
 from handler.contract.wire import FinishReason
 
 _REQUEST_ID = "0f8fad5bd9cb469fa16570867728950e"
@@ -27,7 +27,7 @@ class ChatInput(Input):
     message: str | None = Field(default=None, examples=["How many players are in a team?"])
     messages: Several[SaidMessage] | None = Field(default=None, examples=[None])
     """A dialogue that the client keeps itself, the newest message last, a user's."""
-    session_id: str | None = Field(default=None, max_length=64, examples=[None])
+    session_id: str | None = Field(default=None, max_length=64, pattern=WITHOUT_NUL, examples=[None])
     """The session that `message` belongs to: the bot knows what was said in it, and remembers the answer."""
     parameters: Parameters = Field(default={}, examples=[{"do_sample": False}])
     """Parameters for this answer alone; they win over the bot's own."""

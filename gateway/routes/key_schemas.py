@@ -2,7 +2,7 @@
 
 import dataclasses
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 from pydantic import AwareDatetime, Field
 
@@ -35,6 +35,10 @@ class RotationInput(Input):
     """How long the old one stays valid: a day, if you do not say."""
 
 
+def _shown(key: Key) -> dict[str, Any]:
+    return dataclasses.asdict(key) | {"expires_at": key.ends_at}
+
+
 class KeyOutput(Output):
     """A key, without its secret."""
 
@@ -45,13 +49,14 @@ class KeyOutput(Output):
     limits: Limits = Field(examples=[{"requests_per_minute": 60}])
     created_at: datetime
     expires_at: datetime | None = Field(examples=[None])
+    """When it ends, by itself or because it was rotated; null for never."""
     last_used_at: datetime | None = Field(examples=[None])
     """Give or take ten minutes."""
 
     @classmethod
     def of(cls, key: Key) -> Self:
         """Return `key` as clients see it."""
-        return cls.model_validate(dataclasses.asdict(key))
+        return cls.model_validate(_shown(key))
 
 
 class KeyWithToken(KeyOutput):
@@ -63,7 +68,7 @@ class KeyWithToken(KeyOutput):
     @classmethod
     def issued(cls, key: Key, token: str) -> Self:
         """Return `key` with its token."""
-        return cls.model_validate(dataclasses.asdict(key) | {"token": token})
+        return cls.model_validate(_shown(key) | {"token": token})
 
 
 class KeyList(Output):

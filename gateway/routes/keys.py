@@ -8,13 +8,15 @@ from fastapi import APIRouter, Path, Query
 from gateway.access import GuardedRoute
 from gateway.problems import declared
 from gateway.routes.key_schemas import KeyInput, KeyList, KeyOutput, KeyWithToken, RotationInput
+from gateway.routes.schemas import WITHOUT_NUL, After
 from gateway.services import CallerOf, ServicesOf
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=GuardedRoute)
 
-KeyId = Annotated[str, Path(max_length=64, description="The key's id, which is the middle of its token.")]
+KeyId = Annotated[
+    str, Path(max_length=64, pattern=WITHOUT_NUL, description="The key's id, which is the middle of its token.")
+]
 Limit = Annotated[int, Query(ge=1, le=200, description="How many keys a page holds.")]
-After = Annotated[str, Query(max_length=64, description="The `next_after` of the page before.")]
 
 
 @router.post(

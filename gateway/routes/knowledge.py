@@ -1,11 +1,13 @@
 """A bot's knowledge as a document: uploaded in one piece, and measured as the model counts."""
 
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from gateway.access import GuardedRoute
 from gateway.bots import Bot, BotDraft, check_bot_id
@@ -41,7 +43,7 @@ async def get_knowledge(bot_id: BotId, response: Response, services: ServicesOf)
     summary="Upload a bot's knowledge",
     description="A `.txt`, `.md`, `.html` or `.pdf`, as the body itself or as the field `file` of a form. Replaces"
     " the knowledge alone; what was read is the bot's `knowledge`.",
-    responses=declared(400, 404, 412, 413, 415, 422, 503),
+    responses=declared(404, 412, 413, 415, 422, 503),
     openapi_extra=UPLOAD,
 )
 async def put_knowledge(
@@ -70,7 +72,11 @@ async def _document(request: Request, limit: int) -> Document:
     if media_type != "multipart/form-data":
         content = b"".join([chunk async for chunk in request.stream()])
         return Document(content=_within(content, limit), media_type=media_type)
-    async with request.form(max_files=1, max_fields=8) as form:
+    async with AsyncExitStack() as stack:
+        try:
+            form = await stack.enter_async_context(request.form(max_files=1, max_fields=8))
+        except HTTPException as error:  # by which Starlette says what is wrong with a form
+            raise InvalidInput.of({"file": f"cannot be read from the form: {error.detail}"}) from error
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise InvalidInput.of({"file": "is missing: the form must hold the document in this field"})

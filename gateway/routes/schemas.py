@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import Path
+from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, FailFast, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -40,6 +40,10 @@ class _FirstOnly(FailFast):
 Several = Annotated[list[_Item], _FirstOnly()]
 """A list of which the first bad item is named, and no other."""
 
+WITHOUT_NUL: Final = r"^[^\x00]*$"
+"""What an id or a cursor may be made of: PostgreSQL holds no NUL, so it cannot be asked for one."""
+
+After = Annotated[str, Query(max_length=64, pattern=WITHOUT_NUL, description="The `next_after` of the page before.")]
 BotId = Annotated[str, Path(description=f"The bot's name: `{BOT_ID.pattern}`.", examples=["cricket"])]
 Limits = Annotated[
     dict[str, Any],

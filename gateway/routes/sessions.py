@@ -7,13 +7,15 @@ from fastapi import APIRouter, Path, Query, Response
 from gateway.access import GuardedRoute
 from gateway.bots import check_bot_id
 from gateway.problems import declared
-from gateway.routes.schemas import BotId
+from gateway.routes.schemas import WITHOUT_NUL, After, BotId
 from gateway.routes.session_schemas import SessionList, SessionOutput, SessionWithTurns, TurnOutput
 from gateway.services import ServicesOf
 
 router = APIRouter(prefix="/v1/bots/{bot_id}/sessions", tags=["sessions"], route_class=GuardedRoute)
 
-SessionId = Annotated[str, Path(max_length=64, description="The session's id, a secret of its user.")]
+SessionId = Annotated[
+    str, Path(max_length=64, pattern=WITHOUT_NUL, description="The session's id, a secret of its user.")
+]
 Limit = Annotated[int, Query(ge=1, le=200, description="How many a page holds.")]
 
 
@@ -29,7 +31,7 @@ async def list_sessions(
     bot_id: BotId,
     services: ServicesOf,
     limit: Limit = 50,
-    after: Annotated[str, Query(max_length=64, description="The `next_after` of the page before.")] = "",
+    after: After = "",
 ) -> SessionList:
     await services.store.get(check_bot_id(bot_id))
     page = await services.store.page_sessions(bot_id, limit=limit, after=after, since=services.conversations.since)

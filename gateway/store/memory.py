@@ -195,9 +195,9 @@ class MemoryStore:
         found = [key for key_id, key in sorted(self._keys.items()) if key_id > after]
         return KeyPage(found[:limit], found[limit - 1].key_id if len(found) > limit else None)
 
-    async def rotate_key(self, old_id: str, new: Key, *, until: datetime) -> None:
-        """Keep `new`, and let the old key expire at `until`: both or neither. Raises KeyNotFound."""
-        self._keys[old_id] = dataclasses.replace(await self.get_key(old_id), expires_at=until)
+    async def rotate_key(self, old_id: str, new: Key, *, retires_at: datetime) -> None:
+        """Keep `new`, and let the old key retire: both or neither. Raises KeyNotFound."""
+        self._keys[old_id] = dataclasses.replace(await self.get_key(old_id), retires_at=retires_at)
         self._keys[new.key_id] = new
 
     async def delete_key(self, key_id: str) -> None:

@@ -133,8 +133,8 @@ class KeyStore(Protocol):
         """Return up to `limit` keys whose ids come after `after`, in order."""
         ...
 
-    async def rotate_key(self, old_id: str, new: Key, *, until: datetime) -> None:
-        """Keep `new`, and let the old key expire at `until`: both or neither. Raises KeyNotFound."""
+    async def rotate_key(self, old_id: str, new: Key, *, retires_at: datetime) -> None:
+        """Keep `new`, and let the old key retire: both or neither. Raises KeyNotFound."""
         ...
 
     async def delete_key(self, key_id: str) -> None:

@@ -78,6 +78,7 @@ keys = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=True),
     Column("last_used_at", UtcDateTime, nullable=True),
+    Column("retires_at", UtcDateTime, nullable=True),
 )
 
 model_routes = Table(

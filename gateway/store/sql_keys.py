@@ -35,11 +35,12 @@ class SqlKeys(SqlDatabase):
         shown = [_key(row) for row in rows[:limit]]
         return KeyPage(shown, shown[-1].key_id if len(rows) > limit else None)
 
-    async def rotate_key(self, old_id: str, new: Key, *, until: datetime) -> None:
-        """Keep `new`, and let the old key expire at `until`: both or neither. Raises KeyNotFound."""
+    async def rotate_key(self, old_id: str, new: Key, *, retires_at: datetime) -> None:
+        """Keep `new`, and let the old key retire: both or neither. Raises KeyNotFound."""
 
         def rotate(connection: Connection) -> None:
-            if not connection.execute(update(keys).where(keys.c.key_id == old_id).values(expires_at=until)).rowcount:
+            retire = update(keys).where(keys.c.key_id == old_id).values(retires_at=retires_at)
+            if not connection.execute(retire).rowcount:
                 raise KeyNotFound
             connection.execute(insert(keys).values(_row(new)))
 
@@ -68,6 +69,7 @@ def _row(key: Key) -> dict[str, Any]:
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "last_used_at": key.last_used_at,
+        "retires_at": key.retires_at,
     }
 
 

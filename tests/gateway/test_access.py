@@ -207,6 +207,28 @@ async def test_a_rotated_key_and_its_heir_both_work_until_the_overlap_ends(guard
     assert over.status_code == 404
 
 
+async def test_an_heir_lives_as_long_as_the_key_was_to_live_however_often_that_is_rotated(
+    guarded: httpx.AsyncClient,
+) -> None:
+    for expires_at in (None, "9999-12-31T00:00:00Z"):
+        key = await make(guarded, scope="chat", expires_at=expires_at)
+        heirs = []
+        for overlap in (3600, 7200):
+            turned = await guarded.post(
+                f"/v1/keys/{key['key_id']}/rotate", json={"overlap_seconds": overlap}, headers=bearer(ADMIN_KEY)
+            )
+            heirs.append(turned.raise_for_status().json()["expires_at"])
+        assert heirs == [None, None] if expires_at is None else all(heir.startswith("9999") for heir in heirs)
+        old = (await guarded.get(f"/v1/keys/{key['key_id']}", headers=bearer(ADMIN_KEY))).json()
+        left = datetime.fromisoformat(old["expires_at"]) - datetime.now(UTC)
+        assert left.total_seconds() <= 3600, "the first rotation has set the end"
+
+
+@pytest.mark.parametrize("path", ["/v1/keys?after=%00", "/v1/keys/%00", "/v1/bots?after=%00"])
+async def test_what_no_database_holds_cannot_be_asked_for(guarded: httpx.AsyncClient, path: str) -> None:
+    assert (await guarded.get(path, headers=bearer(ADMIN_KEY))).status_code == 422
+
+
 async def test_use_is_noted_now_and_then(guarded: httpx.AsyncClient, store: MemoryStore) -> None:
     made = await make(guarded, scope="chat")
     assert made["last_used_at"] is None
@@ -242,6 +264,7 @@ async def test_a_store_that_cannot_be_written_keeps_nobody_out(
         ({"scope": "chat", "limits": {"words": 1}}, "limits.words"),
         ({"scope": "chat", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"scope": "chat", "expires_at": "2099-01-01T00:00:00"}, "expires_at"),
+        ({"scope": "chat", "expires_at": "9999-12-31T23:59:59-05:00"}, "expires_at"),
         ({"scope": "chat", "name": "\0"}, "name"),
     ],
 )
@@ -323,6 +346,13 @@ def test_without_keys_no_other_address_can_be_set(monkeypatch: pytest.MonkeyPatc
         Settings()
     monkeypatch.setenv("GODEL_ADMIN_KEY", ADMIN_KEY)
     assert Settings().host == host
+    monkeypatch.setenv("GODEL_ADMIN_KEY", f" {ADMIN_KEY}\n")
+    kept = Settings().admin_key
+    assert kept is not None
+    assert kept.get_secret_value() == ADMIN_KEY
+    monkeypatch.setenv("GODEL_ADMIN_KEY", "pässword-of-many-letters")
+    with pytest.raises(ValidationError, match="printable ASCII"):
+        Settings()
     monkeypatch.setenv("GODEL_ADMIN_KEY", "short")
     with pytest.raises(ValidationError, match="16") as failure:
         Settings()

@@ -147,7 +147,7 @@ def test_a_backup_of_a_newer_release_is_refused_and_changes_nothing(tmp_path: Pa
         copy.execute("UPDATE alembic_version SET version_num = '9999'")
         copy.commit()
     written(url, draft("late"))
-    with pytest.raises(Misconfigured, match="made by a newer release .*9999"):
+    with pytest.raises(Misconfigured, match=r"made by a newer release .*9999"):
         restore(url, tmp_path / "copy.db")
     assert set(held(url)) == {"cafe", "late"}
     assert [path.name for path in (tmp_path / "live").iterdir() if "restored" in path.name] == []

@@ -148,8 +148,10 @@ async def test_uploads_that_cannot_be_taken_say_why_and_change_nothing(client: h
         (await client.put(KNOWLEDGE, content=b"x", headers={"Content-Type": "image/png"}), 415),
         (await client.put(KNOWLEDGE, content=b"x" * 1_000_001, headers=plain), 422),
         (await client.put(KNOWLEDGE, content=b"x", headers=plain | {"If-Match": '"1-0"'}), 412),
-        (await client.put(KNOWLEDGE, content=b"x", headers={"Content-Type": "multipart/form-data"}), 400),
+        (await client.put(KNOWLEDGE, content=b"x", headers={"Content-Type": "multipart/form-data"}), 422),
+        (await client.put(KNOWLEDGE, files=[("file", ("a.txt", b"x")), ("file", ("b.txt", b"x"))]), 422),
     ):
         assert response.status_code == status, response.text
         assert response.headers["content-type"] == "application/problem+json"
+        assert "JSON" not in response.json()["detail"]
     assert (await client.get("/v1/bots/cricket")).headers["etag"] == tag

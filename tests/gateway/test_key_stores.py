@@ -61,11 +61,11 @@ async def test_keys_are_paged_in_the_order_of_their_ids(store: KeyStore) -> None
 async def test_a_rotation_happens_whole_or_not_at_all(store: KeyStore) -> None:
     await store.add_key(key("old"))
     until = MOMENT + timedelta(hours=1)
-    await store.rotate_key("old", key("new"), until=until)
-    assert await store.get_key("old") == replace(key("old"), expires_at=until)
+    await store.rotate_key("old", key("new"), retires_at=until)
+    assert await store.get_key("old") == replace(key("old"), retires_at=until)
     assert await store.get_key("new") == key("new")
     with pytest.raises(KeyNotFound):
-        await store.rotate_key("gone", key("heir"), until=until)
+        await store.rotate_key("gone", key("heir"), retires_at=until)
     with pytest.raises(KeyNotFound):
         await store.get_key("heir")
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.app import create_app
-from gateway.conversations import Conversations
+from gateway.conversations import RECENT_EXCHANGES, Conversations
 from gateway.errors import ModelDown, StoreUnavailable
 from gateway.inference import EchoInference
 from gateway.settings import Settings
@@ -50,6 +50,28 @@ async def test_what_was_said_comes_before_what_is_said(
         (await client.post(f"{BOT}/chat", json=asked)).raise_for_status()
     assert dialogue(model) == "How many? EOS answer 1 EOS And in reserve?"
     assert await turns(client, session) == [(1, "How many?", "answer 1"), (2, "And in reserve?", "answer 2")]
+
+
+async def test_turns_that_are_too_long_ago_to_be_read_are_counted_as_left_out(
+    client: httpx.AsyncClient, model: EchoInference, session: str
+) -> None:
+    for number in range(RECENT_EXCHANGES + 5):
+        said = {"message": f"q{number}", "session_id": session}
+        answer = (await client.post(f"{BOT}/chat", json=said)).raise_for_status().json()
+        turns = dialogue(model).count(" EOS ") + 1
+        assert answer["left_out"]["turns"] == 2 * number + 1 - turns
+    assert answer["left_out"]["turns"] >= 2 * 4
+
+
+async def test_what_no_database_holds_cannot_be_asked_for(client: httpx.AsyncClient, session: str) -> None:
+    assert session
+    for response in (
+        await client.get(f"{BOT}/sessions/%00"),
+        await client.delete(f"{BOT}/sessions/%00"),
+        await client.get(f"{BOT}/sessions?after=%00"),
+        await client.post(f"{BOT}/chat", json={"message": "x", "session_id": "\0"}),
+    ):
+        assert response.status_code == 422
 
 
 async def test_two_people_on_one_bot_never_see_each_others_turns(
