@@ -57,17 +57,23 @@ export async function listBots() {
 }
 
 export const createBot = (wanted) => json("POST", "v1/bots", { body: wanted });
-export const readBot = (id) => json("GET", bot(id));
+/** Return a bot, and the tag of what it is now: to change just that, and nobody else's newer one. */
+export async function readBot(id) {
+  const response = await send("GET", bot(id));
+  return { ...(await response.json()), etag: response.headers.get("ETag") };
+}
+
 export const deleteBot = (id) => send("DELETE", bot(id));
 export const measure = (id) => json("GET", `${bot(id)}/knowledge`);
-export const saveKnowledge = (id, text) => json("PATCH", bot(id), { body: { knowledge: text } });
+export const saveKnowledge = (id, text, etag) =>
+  json("PATCH", bot(id), { body: { knowledge: text }, headers: { "If-Match": etag } });
 export const beginSession = (id) => json("POST", `${bot(id)}/sessions`);
 export const forgetSession = (id, sessionId) => send("DELETE", session(id, sessionId));
 
-export function uploadKnowledge(id, file) {
+export function uploadKnowledge(id, file, etag) {
   const form = new FormData();
   form.append("file", file);
-  return json("PUT", `${bot(id)}/knowledge`, { body: form });
+  return json("PUT", `${bot(id)}/knowledge`, { body: form, headers: { "If-Match": etag } });
 }
 
 export async function readTurns(id, sessionId) {

@@ -23,7 +23,7 @@ const memory = {
   },
 };
 
-const state = { bot: null, knowledge: null, session: null, answering: null, schema: null };
+const state = { bot: null, knowledge: null, etag: null, session: null, answering: null, schema: null };
 
 function complain(error) {
   if (error.name === "AbortError") return;
@@ -268,13 +268,16 @@ async function showKnowledge(answer) {
   toggleKnowledge(true);
   edit(false);
   if (state.knowledge === null) {
+    mayChange(false);
     $("passages").replaceChildren();
     $("measure").textContent = "Reading …";
     const bot = state.bot;
     try {
-      const [{ knowledge }, size] = await Promise.all([api.readBot(bot), api.measure(bot)]);
+      const [{ knowledge, etag }, size] = await Promise.all([api.readBot(bot), api.measure(bot)]);
       if (bot !== state.bot) return;
       state.knowledge = knowledge;
+      state.etag = etag;
+      mayChange(true);
       $("measure").textContent = knowledge
         ? `${size.characters} characters, ${size.tokens} tokens, ${size.passages} passages`
         : "Nothing yet: edit it, or upload a document (text, Markdown, HTML, PDF).";
@@ -286,6 +289,11 @@ async function showKnowledge(answer) {
   show($("passages"), state.knowledge, answer)?.scrollIntoView({ block: "center" });
 }
 
+/** What has not been read is not changed: an editor that is empty for want of an answer would empty the bot. */
+function mayChange(may) {
+  $("edit-knowledge").disabled = $("document").disabled = !may;
+}
+
 function edit(is) {
   $("editor").hidden = !is;
   $("passages").hidden = is;
@@ -295,14 +303,24 @@ function edit(is) {
   }
 }
 
+/** Do `work`, then show what the bot knows now. When it fails what was written stays in the editor. */
 async function learn(work) {
+  const measured = $("measure").textContent;
   $("measure").textContent = "Saving …";
   try {
     await work();
-  } finally {
-    state.knowledge = null;
-    await showKnowledge(null);
+  } catch (error) {
+    $("measure").textContent = measured;
+    if (error.status !== 412) throw error;
+    state.etag = null;
+    throw new Error("Somebody has changed this bot since you read it. Copy what you wrote, then cancel to see theirs.");
   }
+  await reread();
+}
+
+function reread() {
+  state.knowledge = null;
+  return showKnowledge(null);
 }
 
 // Settings
@@ -409,16 +427,19 @@ $("hide-knowledge").addEventListener("click", () => {
   $("show-knowledge").focus();
 });
 $("edit-knowledge").addEventListener("click", () => edit(true));
-$("cancel-edit").addEventListener("click", () => edit(false));
+$("cancel-edit").addEventListener("click", () => {
+  edit(false);
+  if (state.etag === null) attempt(reread);
+});
 $("editor").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value;
-  attempt(() => learn(() => api.saveKnowledge(state.bot, text)));
+  attempt(() => learn(() => api.saveKnowledge(state.bot, text, state.etag)));
 });
 $("document").addEventListener("change", () => {
   const [file] = $("document").files;
   $("document").value = "";
-  if (file) attempt(() => learn(() => api.uploadKnowledge(state.bot, file)));
+  if (file) attempt(() => learn(() => api.uploadKnowledge(state.bot, file, state.etag)));
 });
 $("show-settings").addEventListener("click", () => attempt(showSettings));
 $("settings-dialog").querySelector("form").addEventListener("submit", saveSettings);

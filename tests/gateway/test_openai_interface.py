@@ -113,7 +113,8 @@ def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
 
 def test_an_answer_may_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
     said = ask(client).choices[0].message.model_dump() | {"annotations": [], "tool_calls": None}
-    answer = client.chat.completions.create(model="cricket", messages=[USER, said, USER])
+    dialogue: list[Any] = [USER, said, USER]
+    answer = client.chat.completions.create(model="cricket", messages=dialogue)
     assert "Eleven play. EOS How many?" in str(answer.choices[0].message.content)
 
 

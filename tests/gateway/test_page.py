@@ -224,6 +224,40 @@ def test_knowledge_is_edited_and_uploaded(visit: Visit, tmp_path: Path) -> None:
     expect(page.locator("#passages")).to_contain_text("Go is older.")
 
 
+def test_two_editors_do_not_overwrite_each_other(visit: Visit, address: str) -> None:
+    page = visit()
+    make_bot(page)
+    page.get_by_role("button", name="Knowledge", exact=True).click()
+    page.get_by_role("button", name="Edit").click()
+    httpx.patch(f"{address}/v1/bots/cricket", json={"knowledge": "Theirs."}).raise_for_status()
+    page.locator("#text").fill("Mine.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_contain_text("changed this bot since you read it")
+    expect(page.locator("#text")).to_have_value("Mine.")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#passages")).to_have_text("Theirs.")
+    page.get_by_role("button", name="Edit").click()
+    page.locator("#text").fill("Mine, after theirs.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#passages")).to_have_text("Mine, after theirs.")
+
+
+def test_knowledge_that_could_not_be_read_cannot_be_overwritten(visit: Visit, address: str) -> None:
+    page = visit()
+    make_bot(page)
+    page.route("**/v1/bots/cricket", lambda route: route.fulfill(status=503, json={"detail": "the database is locked"}))
+    page.get_by_role("button", name="Knowledge", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("the database is locked")
+    expect(page.get_by_role("button", name="Edit")).to_be_disabled()
+    expect(page.locator("#document")).to_be_disabled()
+    page.unroute("**/v1/bots/cricket")
+    page.get_by_role("button", name="Knowledge", exact=True).click()
+    page.get_by_role("button", name="Knowledge", exact=True).click()
+    page.get_by_role("button", name="Edit").click()
+    expect(page.locator("#text")).to_have_value(KNOWLEDGE)
+    assert httpx.get(f"{address}/v1/bots/cricket").json()["knowledge"] == KNOWLEDGE
+
+
 def test_settings_are_those_of_the_contract_and_go_with_the_message(visit: Visit, model: EchoInference) -> None:
     page = visit()
     make_bot(page)
