@@ -38,6 +38,10 @@ class Draw:
     among: int = 0
     """Put up to so many other records' passages round the record's own, whole, as a list of facts or questions has
     them; then a passage is not cut, and `words` bounds them all."""
+    nearby: float = 0.0
+    """The share of those other passages that stand near the record in its file, on a like subject."""
+    typed: float = 0.0
+    """The share of draws whose last turn is as people type it: small letters alone, and mostly no mark at its end."""
     unanswerable: float = 0.0
     """Give the passage of another record instead, and one of REFUSALS as the response."""
 
@@ -60,33 +64,46 @@ class RecordSource:
         number = rng.randrange(len(self._records))
         record = self._records[number]
         record = replace(record, turns=record.turns[-draw.turns :])
+        if draw.typed and rng.random() < draw.typed:
+            record = replace(record, turns=(*record.turns[:-1], _typed(record.turns[-1], rng)))
         if not record.knowledge or not draw.words:
             return to_pair(replace(record, knowledge=""), None)
         kind = rng.random()
         if kind < draw.unanswerable and (other := self._passage_without(number, rng)):
             record = replace(record, knowledge=other, response=rng.choice(REFUSALS), answer=None)
-            return replace(self._rendered(record, rng), grounds="")
+            return replace(self._rendered(number, record, rng), grounds="")
         if kind < draw.unanswerable + draw.dialogue:
             record = replace(record, turns=(*self._earlier(number, rng), *record.turns))
-        return self._rendered(record, rng)
+        return self._rendered(number, record, rng)
 
-    def _rendered(self, record: Record, rng: random.Random) -> Pair:
+    def _rendered(self, number: int, record: Record, rng: random.Random) -> Pair:
         draw = self._draw
         instruction = rng.choice(draw.instructions)
         if draw.among:
-            pair = to_pair(replace(record, knowledge=self._among_others(record, rng)), instruction)
-            return replace(pair, grounds=neutralise(record.knowledge))
+            pair = to_pair(replace(record, knowledge=self._among_others(number, record, rng)), instruction)
+            # Of a passage that is copied from, the sentence is found by what is copied.
+            return pair if record.response in record.knowledge else replace(pair, grounds=neutralise(record.knowledge))
         return to_pair(trim_knowledge(record, rng.randint(min(20, draw.words), draw.words), rng), instruction)
 
-    def _among_others(self, record: Record, rng: random.Random) -> str:
+    def _among_others(self, number: int, record: Record, rng: random.Random) -> str:
         passages = [record.knowledge]
         words = len(record.knowledge.split())
-        for other in rng.sample(self._records, min(len(self._records), rng.randint(0, self._draw.among))):
+        for other in self._others(number, rng.randint(0, self._draw.among), rng):
             words += len(other.knowledge.split())
-            if words <= self._draw.words and other.knowledge not in ("", *passages):
+            if words <= self._draw.words and other.knowledge not in ("", self._records[number].knowledge, *passages):
                 passages.append(other.knowledge)
         rng.shuffle(passages)
         return " ".join(passages)
+
+    def _others(self, number: int, most: int, rng: random.Random) -> list[Record]:
+        if not self._draw.nearby:
+            return rng.sample(self._records, min(len(self._records), most))
+        everywhere = range(len(self._records))
+        places = [
+            rng.choice(_near(number, everywhere) if rng.random() < self._draw.nearby else everywhere)
+            for _ in range(most)
+        ]
+        return [self._records[place] for place in places]
 
     def _earlier(self, number: int, rng: random.Random) -> tuple[str, ...]:
         others = [other for other in self._together[number] if other != number]
@@ -98,9 +115,17 @@ class RecordSource:
         record = self._records[number]
         answer = (record.answer or record.response).lower()
         for _ in range(_TRIES):
-            near = rng.random() < 0.5
-            low, high = (max(0, number - _NEARBY), number + _NEARBY) if near else (0, len(self._records))
-            other = self._records[rng.randrange(low, min(high, len(self._records)))].knowledge
+            everywhere = range(len(self._records))
+            other = self._records[rng.choice(_near(number, everywhere) if rng.random() < 0.5 else everywhere)].knowledge
             if other and other != record.knowledge and answer not in other.lower():
                 return other
         return None
+
+
+def _near(number: int, everywhere: range) -> range:
+    return everywhere[max(0, number - _NEARBY) : number + _NEARBY]
+
+
+def _typed(turn: str, rng: random.Random) -> str:
+    small = turn.lower()
+    return small.rstrip(" ?.!") or small if rng.random() < 0.7 else small

@@ -1,7 +1,6 @@
 """The circuits in the first weights: an untrained model already chooses the sentence with the question's words."""
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from training.batches import BatchShape, chosen_tokens, collate, to_rows
-from training.data import Pair, Record, read_records, to_pair
+from training.data import Pair, Record, to_pair
 from training.losses import choice_loss, choice_scores, predict
 from training.model import new_model
 
@@ -133,34 +132,3 @@ def test_the_choice_loss_is_nought_only_when_all_probability_lies_evenly_on_the_
     assert float(choice_loss(uneven, chosen)) > 0.1
     assert float(choice_loss(elsewhere, chosen)) == pytest.approx(0.6931, abs=1e-3)
     assert float(choice_loss(even, torch.zeros_like(chosen))) == 0.0
-
-
-def test_records_on_one_passage_are_drawn_as_a_dialogue_or_with_a_wrong_passage(data: Path) -> None:
-    import random
-
-    from training.grounded import REFUSALS, Draw, RecordSource
-
-    twins = [
-        Record(("When does it open?",), " ".join(SENTENCES), SENTENCES[0], "nine"),
-        Record(("Who runs it?",), " ".join(SENTENCES), SENTENCES[1], "Anna Berg"),
-    ]
-    dialogue = RecordSource(twins, Draw(words=60, dialogue=1.0))(random.Random(0))
-    assert " EOS " in dialogue.prompt
-    assert all(question in dialogue.prompt for question in ("When does it open?", "Who runs it?"))
-    others = read_records(data / "train.jsonl")
-    refused = RecordSource([*twins, *others], Draw(words=60, unanswerable=1.0))(random.Random(0))
-    assert refused.target in REFUSALS
-    assert refused.grounds == ""
-
-
-def test_a_passage_among_others_stays_whole_and_is_what_the_answer_is_grounded_in(data: Path) -> None:
-    import random
-
-    from training.grounded import Draw, RecordSource
-
-    records = read_records(data / "train.jsonl")
-    source = RecordSource(records, Draw(words=400, among=4))
-    for seed in range(5):
-        pair = source(random.Random(seed))
-        assert pair.grounds
-        assert pair.grounds in pair.prompt
