@@ -16,18 +16,28 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         write_excerpt(options.archive, options.excerpt)
-    except (ArchiveError, OSError) as error:
+    except (ArchiveError, OSError, zipfile.BadZipFile) as error:
         print(f"excerpt: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def write_excerpt(archive: Path, excerpt: Path) -> None:
-    """Write a zip of the metadata and the tokenizer of `archive`. Raises ArchiveError or OSError."""
+    """Write a zip of the metadata and the tokenizer of `archive`, whole or not at all.
+
+    Raises ArchiveError, BadZipFile or OSError.
+    """
     read_metadata(archive)
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(excerpt, "w", zipfile.ZIP_DEFLATED) as target:
-        for name in (METADATA, TOKENIZER):
-            target.writestr(zipfile.ZipInfo(name), source.read(name), zipfile.ZIP_DEFLATED)
+    if excerpt.exists() and excerpt.samefile(archive):
+        raise ArchiveError(f"{excerpt} is the archive itself; give the excerpt another name")
+    half = excerpt.with_name(f".{excerpt.name}.half")
+    try:
+        with zipfile.ZipFile(archive) as source, zipfile.ZipFile(half, "w", zipfile.ZIP_DEFLATED) as target:
+            for name in (METADATA, TOKENIZER):
+                target.writestr(zipfile.ZipInfo(name), source.read(name), zipfile.ZIP_DEFLATED)
+        half.replace(excerpt)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

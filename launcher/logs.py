@@ -54,12 +54,14 @@ class Logs:
         return found
 
     def last_error(self) -> str | None:
-        """Return the last line that reports an error, wherever it was written."""
+        """Return the last line that reports an error, wherever it was written; failing that the console's last."""
         for name in (TORCHSERVE, CONSOLE):
             lines = [line for line in self._lines(name) if "ERROR" in line or "Exception" in line]
             if lines:
                 return lines[-1]
-        return None
+        # What Java says before it logs, such as of a setting that it cannot read, is called no error.
+        said = [line for line in self._lines(CONSOLE) if line.strip()]
+        return said[-1] if said else None
 
     def new_warnings(self) -> list[str]:
         """Return TorchServe's warnings and errors since the last call, without their stacks."""

@@ -1,6 +1,7 @@
 """The file that says which process serves and where, so that `make stop` ends that one and no other."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import time
@@ -32,23 +33,25 @@ class Serving:
 @contextlib.contextmanager
 def held_pidfile(path: Path, url: str) -> Iterator[None]:
     """Hold `path` with this process's id and `url`. Raises AlreadyRunningError when a living server holds it."""
-    if serving := find_serving(path):
-        raise AlreadyRunningError(
-            f"already serving from this checkout (process {serving.process.pid}); `make stop` ends it"
-        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    try:
-        with path.open("x", encoding="ascii") as file:  # "x": of two that start at once, one gets it
-            file.write(f"{os.getpid()} {url}\n")
-    except FileExistsError as error:
-        raise AlreadyRunningError(f"another server starts from this checkout right now; see {path}") from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if path.read_text(encoding="ascii").startswith(f"{os.getpid()} "):
-                path.unlink()
+    # The lock says who holds it, of two that start at once one; the kernel frees it whatever ends the process. The file
+    # of the lock stays: who waited for one that is removed would hold what nobody else sees.
+    with path.with_suffix(".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            serving = find_serving(path)
+            holder = f"process {serving.process.pid}" if serving else "another process, which starts or ends just now"
+            raise AlreadyRunningError(f"already serving from this checkout ({holder}); `make stop` ends it") from error
+        if serving := find_serving(path):  # of a release without the lock
+            raise AlreadyRunningError(
+                f"already serving from this checkout (process {serving.process.pid}); `make stop` ends it"
+            )
+        path.write_text(f"{os.getpid()} {url}\n", encoding="ascii")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def find_serving(path: Path) -> Serving | None:

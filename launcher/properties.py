@@ -1,5 +1,6 @@
 """Reads `config.properties` and renders the one that an instance runs with."""
 
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,10 @@ _PORTS: Final = ("grpc_inference_port", "grpc_management_port")
 # Names the worker's Unix socket; nothing listens on a port of this number.
 _WORKER: Final = "initial_worker_port"
 _PATHS: Final = ("model_store", "metrics_config")
+
+
+# As java.util.Properties reads them.
+_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
 
 
 class PropertiesError(RuntimeError):
@@ -29,7 +34,7 @@ def read_properties(path: Path = CONFIG) -> dict[str, str]:
     Raises PropertiesError when the file is missing or lacks what has to be known here.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [_unescaped(line.strip()) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise PropertiesError(f"{path} cannot be read ({error}); `git checkout` brings it back") from error
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
@@ -48,8 +53,8 @@ def read_properties(path: Path = CONFIG) -> dict[str, str]:
 
 
 def render_properties(properties: Mapping[str, str]) -> str:
-    """Return the text of a properties file."""
-    return "".join(f"{name}={value}\n" for name, value in properties.items())
+    """Return the text of a properties file, in ASCII: Java takes such a file for Latin-1."""
+    return "".join(f"{name}={_escaped(value)}\n" for name, value in properties.items())
 
 
 def loaded_model(properties: Mapping[str, str]) -> tuple[str, Path]:
@@ -91,6 +96,17 @@ def check_port(host: str, port: int, setting: str) -> None:
             f"port {port} of {host} cannot be used ({error.strerror}): stop what holds it (`make stop` if it"
             f" is ours) or change {setting}"
         ) from error
+
+
+def _escaped(value: str) -> str:
+    units = value.replace("\\", "\\\\").encode("utf-16-be", "surrogatepass")
+    codes = (int.from_bytes(units[place : place + 2]) for place in range(0, len(units), 2))
+    return "".join(chr(code) if code < 0x80 else f"\\u{code:04x}" for code in codes)
+
+
+def _unescaped(line: str) -> str:
+    text = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], line)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # two escapes may be one character
 
 
 def _port_of(name: str, address: str) -> tuple[str, int]:

@@ -113,6 +113,8 @@ class TorchServe:
             "TMPDIR": str(temporary),
             "TEMP": str(temporary),
         }
+        if not sys.platform.startswith("darwin"):
+            environment["LC_ALL"] = "C.UTF-8"  # where Java takes the names of files from; they may be anybody's
         with (self.logs / CONSOLE).open("wb") as console:
             self._child = Child(command, environment=environment, cwd=self._run_dir, output=console)
 

@@ -199,6 +199,16 @@ def test_an_excerpt_of_what_is_no_archive_is_refused(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "out.mar").exists()
 
 
+def test_an_excerpt_never_takes_the_place_of_its_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from launcher.trial import ARCHIVE
+
+    copy = tmp_path / "godel.mar"
+    copy.write_bytes(ARCHIVE.read_bytes())
+    assert excerpt([str(copy), str(copy)]) == 1
+    assert "the archive itself" in capsys.readouterr().err
+    assert copy.read_bytes() == ARCHIVE.read_bytes()
+
+
 def test_an_excerpt_leaves_the_weights_out_and_serves_a_gateway(tmp_path: Path) -> None:
     from gateway.served_archive import read_archive
     from launcher.trial import ARCHIVE

@@ -53,6 +53,15 @@ def test_a_held_pidfile_names_this_process_and_goes_in_the_end(pidfile: Path) ->
     assert not pidfile.exists()
 
 
+def test_of_two_that_start_at_once_one_gets_it(pidfile: Path) -> None:
+    with held_pidfile(pidfile, URL):
+        pidfile.unlink()  # as one would that looked for a living server before the other had written
+        with pytest.raises(AlreadyRunningError, match="starts or ends"), held_pidfile(pidfile, URL):
+            pass
+    with held_pidfile(pidfile, URL):
+        assert pidfile.exists()
+
+
 def test_a_living_server_is_found_and_keeps_a_second_from_starting(
     pidfile: Path, server: subprocess.Popen[bytes]
 ) -> None:

@@ -41,6 +41,14 @@ def test_what_is_rendered_is_read_again_as_it_was(tmp_path: Path) -> None:
     assert read_properties(write(tmp_path)) == read_properties(CONFIG)
 
 
+@pytest.mark.parametrize("folder", ["/home/joé/godel", "/home/名前/𐀀", "/a\\b", "/u0041"])
+def test_paths_of_any_letters_reach_java_in_ascii_and_come_back(tmp_path: Path, folder: str) -> None:
+    rendered = render_properties(read_properties() | {"model_store": folder})
+    assert rendered.isascii()
+    (tmp_path / "config.properties").write_text(rendered)
+    assert read_properties(tmp_path / "config.properties")["model_store"] == folder
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
