@@ -143,7 +143,7 @@ class GodelHandler:
             prompt_ids = self._tokenization.encode(request.prompt)
             self._check_limits(request, len(prompt_ids))
         except WireError as error:
-            request_id = request.request_id if request else None
+            request_id = request.request_id if request else error.request_id
             logger.info("request %s refused: %d %s", request_id, error.status, error.code)
             context.metrics.add_counter("GodelRejected", 1, idx=key)
             context.set_response_status(code=error.status, phrase=error.code, idx=index)

@@ -121,7 +121,7 @@ class Scheduler:
                 key=key,
                 prompt_ids=prompt_ids,
                 parameters=parameters,
-                submitted_at=submitted_at or self._clock(),
+                submitted_at=submitted_at,
                 arrived=now,
                 expires=expires,
                 row=RowState(parameters, self._engine.description.decoder_start_token_id),
@@ -202,7 +202,7 @@ class Scheduler:
             budget -= len(request.prompt_ids)
             self._waiting.popleft()
             request.started = self._timer()
-            request.queue_ms = max(0.0, (self._clock() - request.submitted_at) * 1e3)
+            request.queue_ms = self._waited(request)
             request.slot = self._free_slots.pop()
             self._live[request.key] = request
             self._engine.encode(request.slot, request.prompt_ids)
@@ -226,11 +226,14 @@ class Scheduler:
             tokens=self._answer(request),
             finish_reason=reason,
             prompt_tokens=len(request.prompt_ids),
-            queue_ms=request.queue_ms if admitted else max(0.0, (self._clock() - request.submitted_at) * 1e3),
+            queue_ms=request.queue_ms if admitted else self._waited(request),
             compute_ms=(self._timer() - request.started) * 1e3 if admitted else 0.0,
             batch_size=request.batch_size,
             steps=request.steps,
         )
+
+    def _waited(self, request: _Request) -> float:
+        return max(0.0, (self._clock() - request.submitted_at) * 1e3) if request.submitted_at else 0.0
 
     def _answer(self, request: _Request) -> list[int]:
         eos = self._engine.description.eos_token_id

@@ -33,12 +33,22 @@ DESCRIBE_HEADER: Final = "describe"
 class WireError(ValueError):
     """A message that the other side must refuse; carries what goes into the failure reply."""
 
-    def __init__(self, status: int, code: str, message: str, problems: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        problems: dict[str, str] | None = None,
+        *,
+        request_id: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status: Final = status
         self.code: Final = code
         self.message: Final = message
         self.problems: Final = problems or {}
+        self.request_id: Final = request_id
+        """That of the message, where it had a good one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +110,8 @@ class GenerateRequest:
                 problems |= {f"parameters.{name}": problem for name, problem in error.problems.items()}
         if problems:
             text = "; ".join(f"{name} {problem}" for name, problem in problems.items())
-            raise WireError(422, "invalid_request", text, problems)
+            named = None if "request_id" in problems else str(request_id)
+            raise WireError(422, "invalid_request", text, problems, request_id=named)
         return cls(
             prompt=str(prompt),
             request_id=str(request_id),
