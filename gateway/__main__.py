@@ -34,8 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             serve(settings)
     except ValidationError as error:
-        problems = "; ".join(f"GODEL_{item['loc'][0]}".upper() + f": {item['msg']}" for item in error.errors())
-        return _failed(problems)
+        problems = (
+            f"GODEL_{item['loc'][0]}".upper() + f": {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        )
+        return _failed("; ".join(problems))
     except GatewayError as error:
         return _failed(error.detail)
     return 0

@@ -115,6 +115,8 @@ def install(app: FastAPI, refused: Callable[[GatewayError], None]) -> None:
             problem = make_problem(request.state.request_id, 400, "invalid-json", "the body is not JSON")
         else:
             problems = _named(error.errors())
+            if "body" in problems and not request.headers.get("content-type", "").startswith("application/json"):
+                problems["body"] = "is not taken for JSON: send it with `Content-Type: application/json`"
             detail = "; ".join(f"{name}: {text}" for name, text in problems.items())
             problem = make_problem(request.state.request_id, 422, "invalid-input", detail, problems)
         return respond(problem, request.url.path)
@@ -161,7 +163,8 @@ def _named(errors: Sequence[Any]) -> dict[str, str]:
     named: dict[str, str] = {}
     for item in errors:
         place = [str(part) for part in item["loc"]]
-        named[".".join(place[1:]) or place[0]] = str(item["msg"])
+        text = "is no field of this request" if item["type"] == "extra_forbidden" else str(item["msg"])
+        named[".".join(place[1:]) or place[0]] = text
     return named
 
 

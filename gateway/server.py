@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 from typing import Any
@@ -14,7 +15,7 @@ from gateway.app import create_app
 from gateway.connections import drop_the_deaf, patient_protocol, room_for
 from gateway.errors import Misconfigured
 from gateway.log import configure_logging
-from gateway.settings import Settings
+from gateway.settings import Settings, unknown_variables
 
 URL_BYTES_PER_CHARACTER = 12
 """An emoji percent-encoded."""
@@ -33,6 +34,8 @@ def serve(settings: Settings) -> None:
     out of reach; nothing is left open then.
     """
     configure_logging(settings.log_level, settings.log_format)
+    for complaint in unknown_variables(os.environ):
+        logger.warning("%s", complaint)
     with contextlib.closing(bind(settings.host, settings.port)) as listener:
         drop_the_deaf(listener, settings.send_timeout)
         asyncio.run(_serve(settings, listener))

@@ -1,7 +1,9 @@
 """Every setting of the gateway: its type, its default and why. Read from the environment, prefix `GODEL_`."""
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +21,22 @@ def _http_address(value: str) -> str:
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
 
 
+MIN_ADMIN_KEY: Final = 16
+
+_OF_CLIENTS: Final = {"GODEL_URL", "GODEL_API_KEY"}
+"""What the command line `godel` reads."""
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Return a sentence for each variable that would be a setting if it were spelt as one."""
+    known = [f"GODEL_{name}".upper() for name in Settings.model_fields]
+    said = []
+    for name in sorted({name for name in environment if name.startswith("GODEL_")} - {*known, *_OF_CLIENTS}):
+        close = difflib.get_close_matches(name, known, n=1)
+        said.append(f"{name} is no setting and changes nothing" + (f"; did you mean {close[0]}?" if close else ""))
+    return said
+
+
 class Settings(BaseSettings):
     """Made once, where the process starts, and handed down; nothing else reads the environment.
 
@@ -27,7 +45,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GODEL_", frozen=True, use_attribute_docstrings=True)
 
-    admin_key: SecretStr | None = Field(default=None, min_length=16)
+    admin_key: SecretStr | None = None
     """The key that makes other keys; at least 16 characters, such as `openssl rand -hex 32` prints. Without it no
     key is asked for, and only this machine is served."""
 
@@ -137,8 +155,17 @@ class Settings(BaseSettings):
     @field_validator("admin_key")
     @classmethod
     def _check_admin_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value) < MIN_ADMIN_KEY:
+            raise ValueError(f"must have at least {MIN_ADMIN_KEY} characters, as `openssl rand -hex 32` prints them")
         if value is not None and not (value.get_secret_value().isascii() and value.get_secret_value().isprintable()):
             raise ValueError("must be printable ASCII, since it is sent in a header")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().partition("://")[0].startswith("redis"):
+            raise ValueError("must be an address like redis://host:6379")
         return value
 
     @field_validator("host")

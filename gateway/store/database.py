@@ -71,6 +71,11 @@ def open_database(url: str, *, timeout: float = TIMEOUT_SECONDS) -> Database:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             return SqliteDatabase(parsed, timeout)
+        if parsed.get_backend_name() != "postgresql":
+            raise Misconfigured(
+                f"database_url: {parsed.get_backend_name()} cannot be used; give sqlite:///file or"
+                " postgresql+psycopg://user:password@host/database"
+            )
         return PostgresqlDatabase(parsed, timeout)
     except (SQLAlchemyError, ImportError, OSError) as error:
         raise Misconfigured(f"database_url cannot be used: {error}") from error

@@ -195,7 +195,10 @@ def test_a_busy_port_is_one_clear_line(tokenizer_file: Path, tmp_path: Path) -> 
         ("GODEL_HOST", "host.invalid", "GODEL_ADMIN_KEY"),
         ("GODEL_HOST", "0.0.0.0", "GODEL_ADMIN_KEY"),  # noqa: S104 - refused
         ("GODEL_HOST", "nowhere.localhost.", "GODEL_HOST"),
-        ("GODEL_ADMIN_KEY", "short", "GODEL_ADMIN_KEY"),
+        ("GODEL_ADMIN_KEY", "short", "GODEL_ADMIN_KEY: must have at least 16 characters"),
+        ("GODEL_REDIS_URL", "localhost", "GODEL_REDIS_URL: must be an address like redis://"),
+        ("GODEL_TOKENIZER", "README.md", "README.md"),
+        ("GODEL_DATABASE_URL", "mysql://x/y", "mysql cannot be used; give sqlite:///file or postgresql"),
         ("GODEL_DATABASE_URL", "sqlite:////dev/null/x.db", "database"),
         ("GODEL_DATABASE_URL", "sqlite:////", "cannot be opened"),
     ],
@@ -205,6 +208,12 @@ def test_what_cannot_start_says_why_in_one_line(tokenizer_file: Path, name: str,
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert named in ended.stderr
+
+
+def test_a_variable_that_is_no_setting_is_told(start: Start) -> None:
+    gateway = start(GODEL_PROMPT_BUDGTE="64", GODEL_API_KEY="of a client")
+    assert "GODEL_PROMPT_BUDGTE is no setting and changes nothing; did you mean GODEL_PROMPT_BUDGET?" in gateway.log
+    assert "GODEL_API_KEY" not in gateway.log
 
 
 def test_importing_the_gateway_reads_no_environment_and_needs_no_torch() -> None:

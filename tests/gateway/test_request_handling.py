@@ -180,3 +180,12 @@ def test_every_error_has_a_status_and_a_place_in_the_drawing() -> None:
 def test_a_problem_holds_any_text() -> None:
     response = problems.respond(problems.make_problem("r", 422, "kind", "half \ud800", {"\ud800": "\udfff"}), "/")
     assert bytes(response.body).decode("utf-8")
+
+
+async def test_a_body_that_is_sent_as_a_form_is_told_how_to_be_sent(client: httpx.AsyncClient) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    response = await client.post("/v1/bots/b/chat", content=b'{"message": "a"}', headers=form)
+    assert response.status_code == 422
+    assert "Content-Type: application/json" in response.json()["detail"]
+    response = await client.post("/v1/bots/b/chat", json={"mesage": "a"})
+    assert response.json()["problems"]["mesage"] == "is no field of this request"
