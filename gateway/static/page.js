@@ -23,13 +23,13 @@ const memory = {
   },
 };
 
-const state = { bot: null, knowledge: null, etag: null, session: null, answering: null, schema: null };
+const state = { bot: null, knowledge: null, etag: null, read: "", session: null, answering: null, schema: null };
 
 function complain(error) {
   if (error.name === "AbortError") return;
   if (error.status === 401) {
-    $("key-dialog").showModal();
-    if (!api.key.get()) return;
+    askForKey(error.message);
+    return;
   }
   $("problem").querySelector("p").textContent = error.message;
   $("problem").hidden = false;
@@ -44,6 +44,44 @@ async function attempt(work) {
     complain(error);
     return undefined;
   }
+}
+
+function openDialog(dialog) {
+  dialog.querySelector(".refusal").textContent = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+}
+
+/** Do what a dialog is for and close it; return whether it was done. Else it says why, and keeps what was typed. */
+async function carryOut(dialog, work) {
+  const button = dialog.querySelector(".buttons > button");
+  const refusal = dialog.querySelector(".refusal");
+  refusal.textContent = "";
+  $("problem").hidden = true;
+  button.disabled = true; // once is enough
+  try {
+    await work();
+  } catch (error) {
+    if (error.status === 401 || !dialog.open) complain(error);
+    else refusal.textContent = error.message;
+    return false;
+  } finally {
+    button.disabled = false;
+    refocus(dialog.querySelector("[required]"));
+  }
+  dialog.close("done");
+  return true;
+}
+
+/** Give the focus to `place` when what had it is gone; never take it from where a person went. */
+function refocus(place) {
+  const now = document.activeElement;
+  if (now === document.body || now.disabled || !now.checkVisibility()) place.focus();
+}
+
+function askForKey(refused) {
+  if (!$("key-dialog").open) openDialog($("key-dialog"));
+  if (api.key.get()) $("key-dialog").querySelector(".refusal").textContent = refused;
 }
 
 // Bots
@@ -66,15 +104,21 @@ async function loadBots(chosen) {
 }
 
 function selectNothing() {
+  if (!leaveEditor()) return;
   state.bot = state.session = state.knowledge = null;
   $("title").textContent = "godel-serve";
   for (const id of ["message", "send", "new-conversation", "show-knowledge", "show-settings"]) $(id).disabled = true;
   $("conversations").replaceChildren();
   hint("There is no bot yet. Make one, tell it something, and ask it.");
-  toggleKnowledge(false);
+  hideKnowledge();
 }
 
 async function chooseBot(id) {
+  if (id === state.bot && unsaved()) return; // only the key is another one
+  if (!leaveEditor()) {
+    $("bot").value = state.bot;
+    return;
+  }
   state.answering?.abort();
   state.bot = id;
   state.knowledge = null;
@@ -97,8 +141,12 @@ function hint(text) {
 function newConversation() {
   state.answering?.abort();
   state.session = null;
-  hint("Ask something. The bot answers from its knowledge and remembers this conversation.");
+  invite();
   listConversations();
+}
+
+function invite() {
+  hint("Ask something. The bot answers from its knowledge and remembers this conversation.");
 }
 
 function listConversations() {
@@ -184,7 +232,7 @@ async function ask(message) {
   const stopping = new AbortController();
   state.answering = stopping;
   busy(true);
-  addTurn("you", message);
+  const question = addTurn("you", message);
   const item = addTurn("bot", "");
   item.setAttribute("aria-busy", "true");
   const words = item.querySelector("p");
@@ -213,9 +261,15 @@ async function ask(message) {
     addFooter(item, answer);
   } catch (error) {
     if (error.name === "AbortError") words.textContent += " (stopped; not remembered)";
-    else if (!words.textContent) item.remove();
+    else if ($("message").value) words.textContent += " (failed; not remembered)"; // the next one is being written
+    else {
+      // To be said again: two of it would look as if it had been said before.
+      $("message").value = message;
+      question.remove();
+      item.remove();
+      if (!$("turns").hasChildNodes()) invite();
+    }
     if (error.status === 404 && session !== null) dropConversation(bot, session);
-    if (error.name !== "AbortError" && !$("message").value) $("message").value = message;
     throw error;
   } finally {
     item.removeAttribute("aria-busy");
@@ -227,8 +281,10 @@ async function ask(message) {
 }
 
 function busy(is) {
+  const stopped = document.activeElement === $("stop");
   $("send").hidden = is;
   $("stop").hidden = !is;
+  if (is || stopped) refocus($("message")); // the button that was used is gone
 }
 
 function addFooter(item, answer) {
@@ -239,6 +295,7 @@ function addFooter(item, answer) {
     sources.textContent = "Show where it comes from";
     sources.addEventListener("click", () =>
       attempt(async () => {
+        if (!leaveEditor()) return;
         await showKnowledge(answer);
         item.scrollIntoView({ block: "nearest" }); // the column is narrower now
       }),
@@ -261,12 +318,18 @@ function addFooter(item, answer) {
 function toggleKnowledge(shown) {
   $("knowledge").hidden = !shown;
   $("show-knowledge").setAttribute("aria-expanded", String(shown));
-  if (!shown) edit(false);
 }
 
+function hideKnowledge() {
+  if ($("knowledge").hidden || !leaveEditor()) return;
+  toggleKnowledge(false);
+  refocus($("show-knowledge"));
+}
+
+/** Show it, and where `answer` comes from. Closes the editor: whoever calls has asked whether it may. */
 async function showKnowledge(answer) {
   toggleKnowledge(true);
-  edit(false);
+  closeEditor();
   if (state.knowledge === null) {
     mayChange(false);
     $("passages").replaceChildren();
@@ -294,19 +357,38 @@ function mayChange(may) {
   $("edit-knowledge").disabled = $("document").disabled = !may;
 }
 
-function edit(is) {
-  $("editor").hidden = !is;
-  $("passages").hidden = is;
-  if (is) {
+function openEditor() {
+  if ($("editor").hidden) {
+    $("editor").hidden = false;
+    $("passages").hidden = true;
     $("text").value = state.knowledge ?? "";
-    $("text").focus();
+    state.read = $("text").value; // not the knowledge: an editor has its own ends of lines
   }
+  $("text").focus();
+}
+
+function closeEditor() {
+  if ($("editor").hidden) return;
+  $("editor").hidden = true;
+  $("passages").hidden = false;
+  refocus($("edit-knowledge"));
+}
+
+const unsaved = () => !$("editor").hidden && $("text").value !== state.read;
+
+/** Close the editor, also when the person gives up what it has; return whether it is closed. */
+function leaveEditor() {
+  if (unsaved() && !confirm("What you wrote is not saved. Leave it?")) return false;
+  closeEditor();
+  return true;
 }
 
 /** Do `work`, then show what the bot knows now. When it fails what was written stays in the editor. */
 async function learn(work) {
+  const bot = state.bot;
   const measured = $("measure").textContent;
   $("measure").textContent = "Saving …";
+  $("text").readOnly = true; // what is written now would be neither saved nor kept
   try {
     await work();
   } catch (error) {
@@ -314,36 +396,57 @@ async function learn(work) {
     if (error.status !== 412) throw error;
     state.etag = null;
     throw new Error("Somebody has changed this bot since you read it. Copy what you wrote, then cancel to see theirs.");
+  } finally {
+    $("text").readOnly = false;
   }
-  await reread();
+  if (bot === state.bot) await reread();
 }
 
-function reread() {
+async function reread() {
   state.knowledge = null;
-  return showKnowledge(null);
+  await showKnowledge(null);
+  refocus($("edit-knowledge"));
 }
 
 // Settings
 
+/** The bot's own parameters; null when the key may only chat with it. */
+async function ownParameters(bot) {
+  try {
+    return (await api.readBot(bot)).parameters;
+  } catch (error) {
+    if (error.status === 403) return null;
+    throw error;
+  }
+}
+
 async function showSettings() {
-  state.schema ??= await api.parameterSchema();
-  const chosen = memory.ofBot(state.bot).parameters ?? {};
+  const bot = state.bot;
+  const [schema, own] = await Promise.all([state.schema ?? api.parameterSchema(), ownParameters(bot)]);
+  state.schema = schema;
+  if (bot !== state.bot) return;
+  $("empty-note").textContent = own
+    ? "Empty: what the bot says."
+    : "Empty: what the bot says. Your key may not read it: shown is what holds where the bot says nothing.";
+  const chosen = memory.ofBot(bot).parameters ?? {};
   const fields = Object.entries(state.schema).map(([name, shape]) => {
     const label = document.createElement("label");
     label.textContent = name.replaceAll("_", " ");
     label.title = shape.description;
     const kind = Array.isArray(shape.type) ? shape.type[0] : shape.type;
+    const otherwise = own?.[name] ?? shape.default ?? "";
     let field;
     if (kind === "boolean") {
       field = document.createElement("select");
-      field.append(new Option("", ""), new Option("yes", "true"), new Option("no", "false"));
+      const empty = new Option(`(${otherwise ? "yes" : "no"})`, "");
+      field.append(empty, new Option("yes", "true"), new Option("no", "false"));
     } else {
       field = document.createElement("input");
       field.type = "number";
       field.min = shape.minimum;
       field.max = shape.maximum;
       field.step = kind === "integer" ? 1 : "any";
-      field.placeholder = shape.default ?? "";
+      field.placeholder = otherwise;
     }
     field.name = name;
     field.value = chosen[name] === undefined ? "" : String(chosen[name]);
@@ -396,22 +499,25 @@ $("new-conversation").addEventListener("click", () => {
   showSide(false);
   $("message").focus();
 });
-$("new-bot").addEventListener("click", () => $("bot-dialog").showModal());
-$("bot-dialog").querySelector("form").addEventListener("submit", (event) => {
+$("new-bot").addEventListener("click", () => {
+  if (leaveEditor()) openDialog($("bot-dialog"));
+});
+$("bot-name").addEventListener("input", () => {
+  // A browser by itself would say only that there is a rule.
+  $("bot-name").setCustomValidity($("bot-name").validity.patternMismatch ? $("bot-name-rule").textContent : "");
+});
+$("bot-dialog").querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
+  const id = $("bot-name").value;
+  const wanted = {
+    bot_id: id,
+    knowledge: $("bot-knowledge").value,
+    instruction: $("bot-instruction").value || null,
+    parameters: { do_sample: !$("bot-steady").checked },
+  };
+  if (!(await carryOut($("bot-dialog"), () => api.createBot(wanted)))) return;
+  event.target.reset();
   attempt(async () => {
-    const id = $("bot-name").value.trim();
-    try {
-      await api.createBot({
-        bot_id: id,
-        knowledge: $("bot-knowledge").value,
-        instruction: $("bot-instruction").value || null,
-        parameters: { do_sample: !$("bot-steady").checked },
-      });
-    } finally {
-      $("bot-dialog").close();
-    }
-    event.target.reset();
     await loadBots(id);
     showSide(false);
     $("message").focus();
@@ -420,16 +526,12 @@ $("bot-dialog").querySelector("form").addEventListener("submit", (event) => {
 $("show-side").addEventListener("click", () => showSide(!$("side").classList.contains("shown")));
 $("show-knowledge").addEventListener("click", () => {
   if ($("knowledge").hidden) attempt(() => showKnowledge(null));
-  else toggleKnowledge(false);
+  else hideKnowledge();
 });
-$("hide-knowledge").addEventListener("click", () => {
-  toggleKnowledge(false);
-  $("show-knowledge").focus();
-});
-$("edit-knowledge").addEventListener("click", () => edit(true));
+$("hide-knowledge").addEventListener("click", hideKnowledge);
+$("edit-knowledge").addEventListener("click", openEditor);
 $("cancel-edit").addEventListener("click", () => {
-  edit(false);
-  if (state.etag === null) attempt(reread);
+  if (leaveEditor() && state.etag === null) attempt(reread);
 });
 $("editor").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -439,7 +541,7 @@ $("editor").addEventListener("submit", (event) => {
 $("document").addEventListener("change", () => {
   const [file] = $("document").files;
   $("document").value = "";
-  if (file) attempt(() => learn(() => api.uploadKnowledge(state.bot, file, state.etag)));
+  if (file && leaveEditor()) attempt(() => learn(() => api.uploadKnowledge(state.bot, file, state.etag)));
 });
 $("show-settings").addEventListener("click", () => attempt(showSettings));
 $("settings-dialog").querySelector("form").addEventListener("submit", saveSettings);
@@ -449,6 +551,7 @@ $("delete-bot").addEventListener("click", () => {
   attempt(async () => {
     const id = state.bot;
     await api.deleteBot(id);
+    closeEditor(); // what was written for it has nowhere to go
     memory.change((all) => { delete all.bots?.[id]; });
     await loadBots();
   });
@@ -457,16 +560,26 @@ for (const button of document.querySelectorAll("dialog .close")) {
   button.addEventListener("click", () => button.closest("dialog").close());
 }
 $("problem").querySelector("button").addEventListener("click", () => { $("problem").hidden = true; });
-$("key-dialog").querySelector("form").addEventListener("submit", () => {
+$("key-dialog").querySelector("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
   api.key.set($("key").value.trim());
+  if (!(await carryOut($("key-dialog"), api.listBots))) return;
   $("key").value = "";
   attempt(() => loadBots(state.bot));
 });
+// Nothing works without a key. Browsers let a second Escape through whatever the first was told: hence both.
+$("key-dialog").addEventListener("cancel", (event) => event.preventDefault());
+$("key-dialog").addEventListener("close", () => {
+  if ($("key-dialog").returnValue !== "done") $("key-dialog").showModal();
+});
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
-    showSide(false);
-    toggleKnowledge(false);
-  }
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  showSide(false);
+  if ($("editor").hidden) hideKnowledge();
+  else if (!unsaved()) closeEditor();
+});
+addEventListener("beforeunload", (event) => {
+  if (unsaved()) event.preventDefault(); // the browser asks
 });
 
 applyTheme();

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Route, expect, sync_playwright
 from pydantic import SecretStr
 
 from gateway.app import create_app
@@ -86,6 +86,23 @@ def visit(browser: Browser, address: str) -> Iterator[Visit]:
     assert complaints == []
 
 
+@pytest.fixture
+def locked(browser: Browser, settings: Settings, model: EchoInference) -> Iterator[tuple[Page, str]]:
+    """The page of a gateway that asks for keys and has a bot; and a key that may chat with it, and no more."""
+    key = "an admin key for tests"
+    chosen = settings.model_copy(update={"admin_key": SecretStr(key)})
+    with running(create_app(chosen, store=MemoryStore(), inference=model, count_tokens=count_words)) as url:
+        headers = {"X-API-Key": key}
+        httpx.put(f"{url}/v1/bots/cricket", json={"knowledge": KNOWLEDGE}, headers=headers).raise_for_status()
+        wanted = {"scope": "chat", "bots": ["cricket"]}
+        token = httpx.post(f"{url}/v1/keys", json=wanted, headers=headers).json()["token"]
+        page = browser.new_page()
+        page.set_default_timeout(10_000)
+        page.goto(url)
+        yield page, token
+        page.close()
+
+
 def make_bot(page: Page, name: str = "cricket") -> None:
     page.get_by_role("button", name="New bot").click()
     dialog = page.get_by_role("dialog")
@@ -98,6 +115,14 @@ def make_bot(page: Page, name: str = "cricket") -> None:
 def say(page: Page, message: str) -> None:
     page.get_by_label("Message", exact=True).fill(message)
     page.keyboard.press("Enter")
+
+
+def write_knowledge(page: Page, text: str) -> Locator:
+    page.get_by_role("button", name="Knowledge", exact=True).click()
+    page.get_by_role("button", name="Edit").click()
+    editor = page.locator("#text")
+    editor.fill(text)
+    return editor
 
 
 def log(page: Page) -> list[str]:
@@ -198,10 +223,66 @@ def test_what_goes_wrong_is_told_and_the_message_is_not_lost(visit: Visit, model
     page.keyboard.press("Enter")
     expect(page.locator("#turns footer")).to_have_count(1)
     expect(page.get_by_role("alert")).to_be_hidden()
+    assert log(page) == ["Hello?", ANSWER]
+
+
+def test_a_question_that_failed_stands_in_one_place_only(visit: Visit, model: EchoInference) -> None:
+    page = visit()
+    make_bot(page)
+    message = page.get_by_label("Message", exact=True)
+    model.failure = ModelDown("no worker has loaded the model")
+    say(page, "Hello?")
+    expect(message).to_have_value("Hello?")
+    expect(page.locator("#turns p")).to_have_count(0)
+    expect(page.locator("#turns")).to_contain_text("Ask something")
+    message.fill("")
+
+    def fail_while_the_next_is_written(route: Route) -> None:
+        message.fill("The next one")
+        route.fulfill(status=503, json={"detail": "no worker"})
+
+    page.route("**/chat", fail_while_the_next_is_written)
+    say(page, "Hello again?")
+    expect(page.locator("#turns p")).to_have_text(["Hello again?", " (failed; not remembered)"])
+    expect(message).to_have_value("The next one")
+
+
+def test_a_bot_that_could_not_be_made_stays_in_the_dialog_with_the_reason(visit: Visit) -> None:
+    page = visit()
+    make_bot(page)
     page.get_by_role("button", name="New bot").click()
-    page.get_by_role("dialog").get_by_label("Name", exact=True).fill("cricket")
+    dialog = page.get_by_role("dialog")
+    name = dialog.get_by_label("Name", exact=True)
+    name.fill("cricket")
+    dialog.get_by_label("What it knows").fill("Much.")
+    dialog.get_by_role("button", name="Create").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("already there: cricket")
+    expect(name).to_have_value("cricket")
+    expect(name).to_be_focused()
+    expect(dialog.get_by_label("What it knows")).to_have_value("Much.")
+    name.fill("metrics")
+    name.press("Enter")
+    expect(dialog.get_by_role("alert")).to_contain_text("bot_id")
+    name.fill("chess")
+    name.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("chess")
+    expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    page.get_by_role("button", name="New bot").click()
+    expect(dialog.get_by_role("alert")).to_be_hidden()
+    expect(name).to_have_value("")
+
+
+def test_a_name_that_breaks_the_rule_is_answered_with_the_rule(visit: Visit) -> None:
+    page = visit()
+    page.get_by_role("button", name="New bot").click()
+    name = page.get_by_role("dialog").get_by_label("Name", exact=True)
+    name.fill("-my bot")
     page.get_by_role("dialog").get_by_role("button", name="Create").click()
-    expect(page.get_by_role("alert")).to_contain_text("already there: cricket")
+    expect(name).to_have_js_property("validationMessage", page.locator("#bot-name-rule").inner_text())
+    expect(page.get_by_role("dialog")).to_be_visible()
+    name.fill("my-bot")
+    page.get_by_role("dialog").get_by_role("button", name="Create").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("my-bot")
 
 
 def test_knowledge_is_edited_and_uploaded(visit: Visit, tmp_path: Path) -> None:
@@ -234,12 +315,106 @@ def test_two_editors_do_not_overwrite_each_other(visit: Visit, address: str) -> 
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("alert")).to_contain_text("changed this bot since you read it")
     expect(page.locator("#text")).to_have_value("Mine.")
+    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#passages")).to_have_text("Theirs.")
     page.get_by_role("button", name="Edit").click()
     page.locator("#text").fill("Mine, after theirs.")
     page.get_by_role("button", name="Save").click()
     expect(page.locator("#passages")).to_have_text("Mine, after theirs.")
+
+
+def reload(page: Page, _: Path) -> None:
+    page.evaluate("() => { setTimeout(() => location.reload()); }")  # page.reload() fails when it is refused
+
+
+WAYS_OUT: dict[str, Callable[[Page, Path], object]] = {
+    "Cancel": lambda page, _: page.get_by_role("button", name="Cancel").click(),
+    "the panel's cross": lambda page, _: page.get_by_role("button", name="Close knowledge").click(),
+    "the panel's button": lambda page, _: page.get_by_role("button", name="Knowledge", exact=True).click(),
+    "the sources": lambda page, _: page.get_by_role("button", name="Show where it comes from").click(),
+    "another bot": lambda page, _: page.get_by_label("Bot", exact=True).select_option("chess"),
+    "New bot": lambda page, _: page.get_by_role("button", name="New bot").click(),
+    "Upload": lambda page, path: page.locator("#document").set_input_files(path),
+    "reload": reload,
+}
+
+
+def test_what_was_written_is_not_thrown_away_unasked(visit: Visit, tmp_path: Path) -> None:
+    document = tmp_path / "go.md"
+    document.write_text("Go is older.")
+    page = visit()
+    make_bot(page, "chess")
+    make_bot(page, "cricket")
+    say(page, "How many?")
+    expect(page.locator("#turns footer")).to_have_count(1)
+    editor = write_knowledge(page, "Mine.")
+    page.on("dialog", lambda dialog: dialog.dismiss())
+    for leave in WAYS_OUT.values():
+        with page.expect_event("dialog"):
+            leave(page, document)
+        expect(editor).to_be_visible()
+        expect(editor).to_have_value("Mine.")
+        expect(page.get_by_label("Bot", exact=True)).to_have_value("cricket")
+        expect(page.get_by_role("dialog")).to_be_hidden()
+    editor.press("Escape")
+    page.get_by_role("button", name="Edit").click()
+    expect(editor).to_have_value("Mine.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#passages")).to_have_text("Mine.")
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS_OUT if way != "reload"])
+def test_what_was_written_can_be_given_up(visit: Visit, tmp_path: Path, way: str) -> None:
+    document = tmp_path / "go.md"
+    document.write_text("Go is older.")
+    page = visit()
+    make_bot(page, "chess")
+    make_bot(page, "cricket")
+    say(page, "How many?")
+    expect(page.locator("#turns footer")).to_have_count(1)
+    editor = write_knowledge(page, "Mine.")
+    page.on("dialog", lambda dialog: dialog.accept())
+    with page.expect_event("dialog"):
+        WAYS_OUT[way](page, document)
+    expect(editor).to_be_hidden()
+
+
+def test_an_editor_in_which_nothing_was_changed_is_left_without_a_question(visit: Visit, address: str) -> None:
+    lines = "One.\r\nTwo."  # which an editor shows with ends of its own
+    httpx.put(f"{address}/v1/bots/cricket", json={"knowledge": lines}).raise_for_status()
+    page = visit()
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", answer)
+    editor = write_knowledge(page, "Three.")
+    editor.fill("One.\nTwo.")
+    page.keyboard.press("Escape")
+    expect(editor).to_be_hidden()
+    expect(page.get_by_role("complementary")).to_be_visible()
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_role("button", name="Close knowledge").click()
+    expect(page.get_by_role("complementary")).to_be_hidden()
+    assert asked == []
+
+
+def test_what_was_written_outlives_the_key_it_was_written_with(visit: Visit) -> None:
+    page = visit()
+    make_bot(page)
+    editor = write_knowledge(page, "Mine.")
+    page.route("**/v1/bots/cricket", lambda route: route.fulfill(status=401, json={"detail": "no longer valid"}))
+    page.get_by_role("button", name="Save").click()
+    page.get_by_label("Key", exact=True).fill("another")
+    page.unroute("**/v1/bots/cricket")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(editor).to_have_value("Mine.")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#passages")).to_have_text("Mine.")
 
 
 def test_knowledge_that_could_not_be_read_cannot_be_overwritten(visit: Visit, address: str) -> None:
@@ -272,6 +447,28 @@ def test_settings_are_those_of_the_contract_and_go_with_the_message(visit: Visit
     say(page, "x")
     expect(page.locator("#turns footer")).to_have_count(1)
     assert (model.requests[-1].parameters.max_length, model.requests[-1].parameters.do_sample) == (33, True)
+
+
+def test_empty_settings_show_what_the_bot_says(visit: Visit, address: str) -> None:
+    parameters = {"max_length": 33, "do_sample": False}
+    httpx.put(f"{address}/v1/bots/terse", json={"parameters": parameters}).raise_for_status()
+    page = visit()
+    page.get_by_role("button", name="Settings").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("max length")).to_have_attribute("placeholder", "33")
+    expect(dialog.get_by_label("do sample").locator("option:checked")).to_have_text("(no)")
+    expect(dialog.get_by_label("top p")).to_have_attribute("placeholder", "0.9")
+
+
+def test_a_key_that_may_not_read_the_bot_is_shown_the_defaults_as_such(locked: tuple[Page, str]) -> None:
+    page, token = locked
+    page.get_by_label("Key", exact=True).fill(token)
+    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("button", name="Settings").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("max length")).to_have_attribute("placeholder", "128")
+    expect(dialog).to_contain_text("Your key may not read it")
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_a_bot_is_deleted_only_when_that_is_meant(visit: Visit) -> None:
@@ -328,6 +525,39 @@ def test_it_fits_a_phone(visit: Visit) -> None:
     expect(page.get_by_role("button", name="Send")).to_be_in_viewport()
 
 
+@pytest.mark.parametrize("model", [Endless()])
+def test_the_focus_goes_to_the_message_when_the_button_that_was_used_is_gone(visit: Visit) -> None:
+    page = visit()
+    make_bot(page)
+    message = page.get_by_label("Message", exact=True)
+    message.fill("Go on")
+    page.get_by_role("button", name="Send").click()
+    expect(message).to_be_focused()
+    page.get_by_role("button", name="Stop").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    expect(message).to_be_focused()
+
+
+def test_the_focus_goes_to_edit_when_the_editor_closes(visit: Visit) -> None:
+    page = visit()
+    make_bot(page)
+    editor = write_knowledge(page, "Saved.")
+    edit = page.get_by_role("button", name="Edit")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#passages")).to_have_text("Saved.")
+    expect(edit).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(editor).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(edit).to_be_focused()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Cancel").click()
+    expect(edit).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Knowledge", exact=True)).to_be_focused()
+
+
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_it_breaks_no_rule_of_accessibility(visit: Visit, colours: str) -> None:
     page = visit(color_scheme=colours, bypass_csp=True)  # axe has to be put into the page
@@ -338,32 +568,47 @@ def test_it_breaks_no_rule_of_accessibility(visit: Visit, colours: str) -> None:
     for opened in (None, "New bot", "Settings"):
         if opened:
             page.get_by_role("button", name=opened).click()
+        if opened == "New bot":
+            page.get_by_role("dialog").get_by_label("Name", exact=True).fill("cricket")
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("dialog").get_by_role("alert")).to_be_visible()
         found = Axe().run(page).response["violations"]
         assert [(rule["id"], node["html"]) for rule in found for node in rule["nodes"]] == []
         page.keyboard.press("Escape")
 
 
-def test_a_key_is_asked_for_where_one_is_needed(browser: Browser, settings: Settings, model: EchoInference) -> None:
-    key = "an admin key for tests"
-    chosen = settings.model_copy(update={"admin_key": SecretStr(key)})
-    with running(create_app(chosen, store=MemoryStore(), inference=model, count_tokens=count_words)) as url:
-        headers = {"X-API-Key": key}
-        httpx.put(f"{url}/v1/bots/cricket", json={"knowledge": KNOWLEDGE}, headers=headers).raise_for_status()
-        token = httpx.post(f"{url}/v1/keys", json={"scope": "chat", "bots": ["cricket"]}, headers=headers).json()[
-            "token"
-        ]
-        page = browser.new_page()
-        page.goto(url)
-        for tried in ("wrong", token):
-            page.get_by_label("Key", exact=True).fill(tried)
-            page.get_by_role("button", name="Use it").click()
-        expect(page.get_by_role("heading", level=1)).to_have_text("cricket")
-        say(page, "How many?")
-        expect(page.locator("#turns footer")).to_have_count(1)
-        page.get_by_role("button", name="Knowledge", exact=True).click()
-        expect(page.get_by_role("alert")).to_contain_text("scope edit")
-        assert token not in str(page.context.storage_state())
-        page.close()
+def test_a_key_is_asked_for_where_one_is_needed(locked: tuple[Page, str]) -> None:
+    page, token = locked
+    for tried in ("wrong", token):
+        page.get_by_label("Key", exact=True).fill(tried)
+        page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("cricket")
+    say(page, "How many?")
+    expect(page.locator("#turns footer")).to_have_count(1)
+    page.get_by_role("button", name="Knowledge", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("scope edit")
+    assert token not in str(page.context.storage_state())
+
+
+def test_nothing_but_a_key_closes_the_question_for_one(locked: tuple[Page, str]) -> None:
+    page, token = locked
+    dialog = page.get_by_role("dialog", name="A key is needed")
+    expect(dialog).to_be_visible()
+    for _ in range(3):
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_visible()
+    expect(dialog.get_by_role("alert")).to_be_hidden()
+    dialog.get_by_label("Key", exact=True).fill("wrong")
+    dialog.get_by_role("button", name="Use it").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("not, or no longer, valid")
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(dialog.get_by_label("Key", exact=True)).to_be_focused()
+    page.reload()
+    expect(dialog.get_by_role("alert")).to_contain_text("not, or no longer, valid")
+    dialog.get_by_label("Key", exact=True).fill(token)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("cricket")
+    expect(dialog).to_be_hidden()
 
 
 def test_the_files_come_with_a_strict_policy_and_nothing_else_is_served(address: str) -> None:
