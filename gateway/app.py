@@ -163,14 +163,18 @@ async def _services(
     count_tokens: CountTokens | None,
 ) -> Services:
     """Choose and open every part; `stack` closes those opened here."""
-    budget, metadata = settings.prompt_budget, dict[str, Any]()
+    budget, metadata, defaults = settings.prompt_budget, dict[str, Any](), dict[str, Any]()
     tracers = stack.enter_context(tracing(settings.tracing))
     if count_tokens is None:
         from gateway.served_archive import read_archive
         from gateway.tokens import token_counter
 
         archive = read_archive(settings.tokenizer)
-        count_tokens, metadata = token_counter(archive.tokenizer), archive.metadata
+        try:
+            count_tokens, metadata = token_counter(archive.tokenizer), archive.metadata
+        except Misconfigured as error:
+            raise Misconfigured(f"{error.detail} ({settings.tokenizer})") from error
+        defaults = archive.parameters
         budget = min(budget, archive.max_prompt_tokens or budget)
     if store is None:
         from gateway.store.sql import SqlStore
@@ -218,6 +222,7 @@ async def _services(
         limits=limits,
         admission=admission,
         moderator=load_moderator(settings),
+        defaults=defaults,
         answered=metrics.answered_for,
     )
     return Services(

@@ -129,10 +129,13 @@ def bot_id_problem(bot_id: str) -> str | None:
     return None
 
 
-def parameter_problems(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with each bad one of `parameters`, by its place in a request."""
+def parameter_problems(parameters: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return what is wrong with each bad one of `parameters`, by its place in a request.
+
+    `defaults` are the served model's own.
+    """
     try:
-        GenerationParameters.from_mapping(parameters)
+        GenerationParameters.from_mapping(parameters, defaults)
     except ParameterError as error:
         return {f"parameters.{name}": problem for name, problem in error.problems.items()}
     return {}

@@ -77,6 +77,8 @@ class Chat:
     limits: RateLimits
     admission: Admission
     moderator: Moderator | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The served model's own, for what neither bot nor question says."""
     clock: Callable[[], float] = time.time
     answered: Callable[[str], None] = lambda _: None
     """Told of every answer: the bot's id."""
@@ -162,7 +164,7 @@ class Chat:
             earlier, unread = await self.conversations.turns(question.bot_id, question.session_id)
             turns = earlier + turns
         parameters = {**bot.parameters, **question.parameters}
-        if problems := parameter_problems(parameters):  # each part was right, together they may not be
+        if problems := parameter_problems(parameters, self.defaults):  # each part was right, together they may not be
             raise InvalidInput.of(problems)
         if self.prompts.is_quick(bot, turns):
             prompt = self.prompts.build(bot, turns)
@@ -173,7 +175,7 @@ class Chat:
         request = GenerateRequest(
             prompt=prompt.text,
             request_id=question.request_id,
-            parameters=GenerationParameters.from_mapping(parameters),
+            parameters=GenerationParameters.from_mapping(parameters, self.defaults),
             submitted_at=self.clock(),
             deadline=submitted + self.timeout,
             stream=stream,

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="godel",
         description="Bots, chats, keys and model versions of a godel-serve gateway.",
-        epilog="The key is GODEL_API_KEY's.",
+        epilog="The key is GODEL_API_KEY's, else GODEL_ADMIN_KEY's.",
     )
     parser.add_argument("--url", help=f"the gateway (GODEL_URL, or else {URL})")
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.bots import parameter_problems
 from gateway.errors import Misconfigured
 from handler.contract.archive import METADATA, TOKENIZER
 from handler.contract.prompt import FORMAT_VERSION
@@ -24,6 +25,11 @@ class ServedArchive:
         limit = self.metadata.get("max_prompt_tokens")
         return limit if isinstance(limit, int) and limit > 0 else None
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The model's own defaults for its answers."""
+        return dict(self.metadata.get("parameters", {}))
+
 
 def read_archive(path: Path) -> ServedArchive:
     """Read a `.mar` or a `tokenizer.json`. Raises Misconfigured, naming the file and what to do about it."""
@@ -41,6 +47,9 @@ def read_archive(path: Path) -> ServedArchive:
         raise Misconfigured(f"tokenizer: {path} is no archive with a {TOKENIZER}: {error}") from error
     if not isinstance(metadata, dict):
         raise Misconfigured(f"tokenizer: {path} has a {METADATA} that is no object")
+    own = metadata.get("parameters", {})
+    if not isinstance(own, dict) or parameter_problems(own):
+        raise Misconfigured(f"tokenizer: {path} has parameters that nobody can mean; build it again")
     version = metadata.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise Misconfigured(

@@ -12,7 +12,7 @@ router = APIRouter(tags=["operation"], route_class=GuardedRoute)
 
 @router.get("/v1/model", summary="Describe the model", responses=declared(502, 503, 504))
 async def describe_model(services: ServicesOf) -> ModelOutput:
-    return ModelOutput.of(await services.inference.describe())
+    return ModelOutput.of(await services.inference.describe(), services.chat.defaults)
 
 
 @router.get("/healthz", summary="Is the process alive?")

@@ -1,12 +1,13 @@
 """The JSON of the model that answers, and of health."""
 
 import dataclasses
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import Field
 
 from gateway.inference import ModelDescription
-from gateway.routes.schemas import Output
+from gateway.routes.schemas import Output, Parameters
 
 
 class WorkerOutput(Output):
@@ -56,12 +57,14 @@ class ModelOutput(Output):
     queue: QueueOutput
     deployments: list[DeploymentShare]
     """All versions that are served."""
+    parameters: Parameters = Field(examples=[{"min_length": 0}])
+    """The model's own defaults for its answers."""
 
     @classmethod
-    def of(cls, model: ModelDescription) -> Self:
+    def of(cls, model: ModelDescription, parameters: Mapping[str, Any]) -> Self:
         """Return `model` as clients see it."""
         queue = {"capacity": model.queue_capacity, "pending": model.queue_pending}
-        return cls.model_validate(dataclasses.asdict(model) | {"queue": queue})
+        return cls.model_validate(dataclasses.asdict(model) | {"queue": queue, "parameters": dict(parameters)})
 
 
 class Health(Output):

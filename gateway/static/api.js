@@ -92,6 +92,16 @@ export async function parameterSchema() {
   return document.components.schemas.ChatInput.properties.parameters.properties;
 }
 
+/** The model's own defaults; none while it cannot be asked. */
+export async function modelParameters() {
+  try {
+    return (await json("GET", "v1/model")).parameters;
+  } catch (error) {
+    if (error.status === 401) throw error;
+    return {};
+  }
+}
+
 /** Ask; call `onPart` with each piece of text as it comes; return the whole answer. */
 export async function chat(id, said, { onPart, signal }) {
   const response = await send("POST", `${bot(id)}/chat`, { body: { ...said, stream: true }, signal });

@@ -422,7 +422,11 @@ async function ownParameters(bot) {
 
 async function showSettings() {
   const bot = state.bot;
-  const [schema, own] = await Promise.all([state.schema ?? api.parameterSchema(), ownParameters(bot)]);
+  const [schema, own, model] = await Promise.all([
+    state.schema ?? api.parameterSchema(),
+    ownParameters(bot),
+    api.modelParameters(),
+  ]);
   state.schema = schema;
   if (bot !== state.bot) return;
   $("empty-note").textContent = own
@@ -434,7 +438,7 @@ async function showSettings() {
     label.textContent = name.replaceAll("_", " ");
     label.title = shape.description;
     const kind = Array.isArray(shape.type) ? shape.type[0] : shape.type;
-    const otherwise = own?.[name] ?? shape.default ?? "";
+    const otherwise = own?.[name] ?? model[name] ?? shape.default ?? "";
     let field;
     if (kind === "boolean") {
       field = document.createElement("select");

@@ -28,6 +28,10 @@ ONNX_FILES: Final = (
 float16, shape (vocabulary, d_model), and the position biases by bucket, shape (buckets, heads)."""
 
 
+GENERATION_CONFIG: Final = "generation_config.json"
+"""Beside a checkpoint, as transformers writes it: what the model brings along for its answers. May be missing."""
+
+
 def model_files(engine: str) -> tuple[str, ...]:
     """Return the files of MODEL_FOLDER in an archive for `engine`."""
     return ONNX_FILES if engine == "onnx" else CHECKPOINT_FILES
@@ -51,7 +55,7 @@ def read_metadata(archive: Path) -> dict[str, Any]:
             metadata = json.loads(mar.read(METADATA))
     except FileNotFoundError as error:
         raise ArchiveError(f"{archive} does not exist; build it with `make archive`") from error
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, RuntimeError) as error:
         raise ArchiveError(f"{archive} is no model archive ({error}); {_ADVICE}") from error
     if not isinstance(metadata, dict) or metadata.get("format_version") != FORMAT_VERSION:
         found = metadata.get("format_version") if isinstance(metadata, dict) else "none"

@@ -56,8 +56,8 @@ class GenerationParameters:
         return {item.name: item.metadata["bounds"] for item in dataclasses.fields(cls)}
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Return the parameters given by `values`, defaults for the rest.
+    def from_mapping(cls, values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Self:
+        """Return the parameters given by `values`, defaults for the rest: those of a model first, which are good ones.
 
         Raises ParameterError with one problem for each bad value or unknown name, MAX_PROBLEMS at most.
         `min_length` larger than `max_length` is an error only when both are given; a default gives way.
@@ -76,7 +76,8 @@ class GenerationParameters:
         if problems:
             raise ParameterError(problems)
         chosen: dict[str, Any] = {
-            name: float(value) if isinstance(fields[name].default, float) else value for name, value in values.items()
+            name: float(value) if isinstance(fields[name].default, float) else value
+            for name, value in {**(defaults or {}), **values}.items()
         }
         parameters = cls(**chosen)
         if parameters.min_length > parameters.max_length:
@@ -104,7 +105,8 @@ def _problem(item: "dataclasses.Field[Any]", value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or infinite:
         return f"must be {'a whole' if whole else 'a finite'} number, not {_shown(value)}"
     if not bounds.minimum <= value <= bounds.maximum:
-        return f"must be from {bounds.minimum:g} to {bounds.maximum:g}, not {_shown(value)}"
+        lowest, highest = (str(int(bound)) if whole else f"{bound:g}" for bound in (bounds.minimum, bounds.maximum))
+        return f"must be from {lowest} to {highest}, not {_shown(value)}"
     return None
 
 

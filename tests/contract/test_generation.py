@@ -75,6 +75,19 @@ def test_a_misspelt_name_is_answered_with_the_right_one() -> None:
     assert "temperature" in problems_of({"temprature": 1.0})["temprature"]
 
 
+def test_a_models_own_defaults_stand_between_ours_and_what_is_given() -> None:
+    own = {"min_length": 0, "top_p": 1, "max_length": 20}
+    parameters = GenerationParameters.from_mapping({"max_length": 30}, own)
+    assert (parameters.min_length, parameters.top_p, parameters.max_length) == (0, 1.0, 30)
+    assert GenerationParameters.from_mapping({"max_length": 4}, {"min_length": 6}).min_length == 4
+    with pytest.raises(ParameterError, match="more than max_length 20"):
+        GenerationParameters.from_mapping({"min_length": 30}, own)
+
+
+def test_whole_bounds_are_told_to_the_last_digit() -> None:
+    assert "to 9007199254740991, not" in problems_of({"seed": 2**53})["seed"]
+
+
 def test_min_length_gives_way_as_a_default_and_is_an_error_when_given() -> None:
     assert GenerationParameters.from_mapping({"max_length": 3}).min_length == 3
     assert list(problems_of({"max_length": 3, "min_length": 4})) == ["min_length"]

@@ -185,6 +185,7 @@ async def test_the_model_is_described(client: httpx.AsyncClient, model: EchoInfe
     body = (await client.get("/v1/model")).json()
     assert body.items() >= {"name": "echo", "version": "1.0", "engine": "echo", "device": "none"}.items()
     assert body["workers"] == [{"status": "READY", "pid": None}]
+    assert body["parameters"] == {}, "of its own: this one brings none along"
     model.failure = ModelDown("gone")
     assert (await client.get("/v1/model")).status_code == 503
 

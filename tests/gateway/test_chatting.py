@@ -156,3 +156,14 @@ async def test_who_leaves_before_the_answer_is_whole_has_spent_its_tokens_all_th
     assert standing is not None
     spent = count_words(model.requests[-1].prompt) + (count_words("one ") if stream else 0)
     assert standing.remaining == 1000 - spent
+
+
+async def test_the_models_own_defaults_are_used_where_nobody_says_otherwise() -> None:
+    inference = EchoInference()
+    chat = chat_over(inference, defaults={"min_length": 0, "max_length": 50})
+    await asked(chat)
+    assert (inference.requests[-1].parameters.min_length, inference.requests[-1].parameters.max_length) == (0, 50)
+    await asked(chat, parameters={"min_length": 3})
+    assert inference.requests[-1].parameters.min_length == 3
+    with pytest.raises(InvalidInput, match="more than max_length 50"):
+        await asked(chat, parameters={"min_length": 60})
