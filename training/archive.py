@@ -22,21 +22,31 @@ from typing import Any, Final
 
 import yaml
 
-from handler.contract.archive import METADATA, MODEL_FOLDER, ArchiveError, check_archive, model_files, read_metadata
+from handler.contract.archive import (
+    GENERATION_CONFIG,
+    METADATA,
+    MODEL_FOLDER,
+    ArchiveError,
+    check_archive,
+    model_files,
+    read_metadata,
+)
+from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import FORMAT_VERSION
 from handler.engines import DEFAULT_ENGINE, check_engine
 from handler.engines.base import EngineError
 from training.checkpoint import CheckpointError, source_files
-from training.serving import serving_folder
+from training.serving import serving_folder, try_out
+from training.worker_config import MODEL_CONFIG, worker_config
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 HANDLER: Final = ROOT / "handler"
 HANDLER_MODULE: Final = HANDLER / "godel_handler.py"
 TORCH_STUB: Final = HANDLER / "torch_stub.py"
-MODEL_CONFIG: Final = HANDLER / "model-config.yaml"
-BUILDERS: Final = tuple(
-    ROOT / "training" / f"{name}.py"
-    for name in ("archive", "checkpoint", "onnx_export", "onnx_graphs", "quantization", "serving")
+BUILDERS: Final = (
+    *(ROOT / "training" / f"{name}.py" for name in ("archive", "checkpoint", "serving", "worker_config")),
+    *(ROOT / "training" / f"{name}.py" for name in ("onnx_export", "onnx_graphs", "quantization", "synthetic")),
+    ROOT / "examples" / "cricket.txt",  # read for calibration
 )
 
 DEFAULTS: Final = {
@@ -58,7 +68,8 @@ def build_archive(
 ) -> dict[str, Any]:
     """Build `output` from `model` (a checkpoint folder or a hub name) and return its metadata.
 
-    Raises ArchiveError, CheckpointError or EngineError; `output` is then left as it was.
+    The model is asked a question first. Raises ArchiveError, CheckpointError or EngineError; `output` is then left as
+    it was.
     """
     check_engine(engine, precision)
     if output.suffix != ".mar":
@@ -67,10 +78,12 @@ def build_archive(
         extra = Path(scratch) / "extra"
         folder = serving_folder(model, Path(scratch), engine=engine, precision=precision)
         metadata = _recipe(model, engine, precision, name, version)
+        try_out(folder, engine=engine, precision=precision)
+        metadata["parameters"] = _own_parameters(folder)
         metadata["model_sha256"] = _hash({Path(file): folder / file for file in model_files(engine)})
         _lay_out(extra, folder, metadata)
         config = Path(scratch) / "model-config.yaml"
-        config.write_text(yaml.safe_dump(_worker_config(engine, precision), sort_keys=True), encoding="utf-8")
+        config.write_text(yaml.safe_dump(worker_config(engine, precision), sort_keys=True), encoding="utf-8")
         built = _run_archiver(extra, config, Path(scratch), name, version)
         output.parent.mkdir(parents=True, exist_ok=True)
         half = output.with_name(f".{output.name}.{os.getpid()}")
@@ -112,7 +125,7 @@ def held_choices(archive: Path) -> dict[str, str]:
 
 def _recipe(model: str, engine: str, precision: str, name: str, version: str) -> dict[str, Any]:
     """Return what an archive says of its inputs; no times, so that a build can be repeated."""
-    limits = _worker_config(engine, precision)["handler"]
+    limits = worker_config(engine, precision)["handler"]
     recipe = {
         "name": name,
         "version": version,
@@ -129,10 +142,19 @@ def _recipe(model: str, engine: str, precision: str, name: str, version: str) ->
     return recipe
 
 
-def _worker_config(engine: str, precision: str) -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load(MODEL_CONFIG.read_text(encoding="utf-8"))
-    config["handler"] |= {"engine": engine, "precision": precision}
-    return config
+def _own_parameters(folder: Path) -> dict[str, Any]:
+    """Return the defaults that a model brings along for its answers, by the names that transformers shares with us."""
+    path = folder / GENERATION_CONFIG
+    if not path.is_file():
+        return {}
+    names = GenerationParameters.bounds().keys() - {"num_beams", "seed"}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        own = {name: said[name] for name in sorted(names) if said.get(name) is not None}
+        GenerationParameters.from_mapping(own)
+    except (ValueError, AttributeError) as error:
+        raise ArchiveError(f"{path}: {error}") from error
+    return own
 
 
 def _handler_files() -> Iterator[Path]:
@@ -215,8 +237,8 @@ def main() -> None:
     said = {choice: value for choice in DEFAULTS if (value := getattr(options, choice)) is not None}
     try:
         held = held_choices(options.output) if options.if_stale else {}
-        if said.get("engine", held.get("engine")) != held.get("engine"):
-            held.pop("precision", None)  # one engine's precision says nothing to another
+        if any(said.get(choice, held.get(choice)) != held.get(choice) for choice in ("engine", "model")):
+            held.pop("precision", None)  # that of one engine or export says nothing to another
         chosen = DEFAULTS | held | said
         model = chosen.pop("model")
         if options.if_stale and not is_stale(options.output, model, **chosen):

@@ -6,31 +6,37 @@ put in its place; `make archive MODEL=FOLDER` packs it, or the checkpoint itself
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
-from handler.contract.prompt import render
+from handler.contract.archive import CHECKPOINT_FILES, GENERATION_CONFIG, ONNX_FILES
 from handler.engines import DEFAULT_ENGINE, ENGINES, check_engine
 from handler.engines.base import EngineError
-from training.answers import Answerer
 from training.checkpoint import CheckpointError, resolve_checkpoint
 from training.model_folder import load_model, save_model
 from training.run_folder import RunFolderError
-from training.serving import is_export, serving_folder
+from training.serving import is_export, serving_folder, try_out
+
+_WRITTEN: Final = {*ONNX_FILES, *CHECKPOINT_FILES, GENERATION_CONFIG}
 
 
 def export(model: str, output: Path, *, engine: str = DEFAULT_ENGINE, precision: str = "auto") -> float:
     """Write `model`, in `precision`, to the folder `output` for `engine`; return its size in MB.
 
     "auto" is int8 for onnx and fp32 for torch. Raises CheckpointError when `model` cannot be read, EngineError when
-    the engine cannot serve it, and RunFolderError or OSError when it cannot be written; an earlier `output` is then
-    left as it was.
+    the engine cannot serve it, and RunFolderError or OSError when it cannot be written, or `output` is anything but an
+    earlier export; it is then left as it was.
     """
     check_engine(engine, precision)
     if is_export(Path(model)):
         raise CheckpointError(f"{model} is an export already; give the checkpoint it was made of")
+    output = output.resolve()
+    if output == Path(model).resolve():
+        raise RunFolderError(f"{model} is the checkpoint itself; give another folder to write")
+    if foreign := _foreign(output):
+        raise RunFolderError(f"{output} holds {foreign}, which is no part of an export; give another folder")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         if engine == "onnx":
@@ -39,10 +45,30 @@ def export(model: str, output: Path, *, engine: str = DEFAULT_ENGINE, precision:
             loaded, tokenizer = load_model(resolve_checkpoint(model, Path(scratch) / "checkpoint"))
             stored = "fp32" if precision == "auto" else precision
             made = save_model(loaded, tokenizer, Path(scratch) / "stored", stored)
-        Answerer(made, engine)([render(["Is the sea blue?"], "The sea is blue.")])
-        shutil.rmtree(output, ignore_errors=True)
-        made.rename(output)
+        try_out(made, engine=engine, precision="auto")
+        _put_in_place(made, output, Path(scratch) / "earlier")
     return sum(path.stat().st_size for path in output.iterdir()) / 1e6
+
+
+def _foreign(output: Path) -> str | None:
+    """Return the name of something in the way that no export wrote."""
+    if not output.exists():
+        return None
+    if not output.is_dir():
+        return "a file"
+    return min((path.name for path in output.iterdir() if path.name not in _WRITTEN or path.is_dir()), default=None)
+
+
+def _put_in_place(made: Path, output: Path, earlier: Path) -> None:
+    """Put the folder `made` where `output` is, and that at `earlier`. All three are on one file system."""
+    if output.exists():
+        output.rename(earlier)
+    try:
+        made.rename(output)
+    except OSError:
+        if earlier.exists():
+            earlier.rename(output)
+        raise
 
 
 def main() -> None:

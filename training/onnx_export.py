@@ -10,7 +10,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from handler.contract.archive import TOKENIZER_FILE
+from handler.contract.archive import GENERATION_CONFIG, TOKENIZER_FILE
 from handler.contract.prompt import render
 from handler.engines.onnx_engine import PRECISION_KEY
 from handler.engines.t5_geometry import T5Geometry
@@ -52,6 +52,8 @@ def export_onnx(checkpoint: Path, output: Path, precision: str) -> None:
     np.save(output / "decoder_bias.npy", weights.decoder_bias.numpy())
     for name in ("config.json", TOKENIZER_FILE):
         shutil.copyfile(checkpoint / name, output / name)
+    if (checkpoint / GENERATION_CONFIG).is_file():
+        shutil.copyfile(checkpoint / GENERATION_CONFIG, output / GENERATION_CONFIG)
 
 
 def cross_attention_steps(checkpoint: Path) -> NDArray[np.float32]:

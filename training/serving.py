@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from handler.contract.archive import ONNX_FILES
+from handler.contract.archive import ONNX_FILES, TOKENIZER_FILE
+from handler.contract.generation import GenerationParameters
+from handler.contract.prompt import render
+from handler.engines import load_engine
+from handler.scheduler import Scheduler
+from handler.tokenization import Tokenization
 from training.checkpoint import CheckpointError, resolve_checkpoint
 
 
@@ -28,6 +33,17 @@ def serving_folder(model: str, scratch: Path, *, engine: str, precision: str) ->
     export.mkdir(parents=True)
     export_onnx(checkpoint, export, precision)
     return export
+
+
+def try_out(folder: Path, *, engine: str, precision: str) -> None:
+    """Have `engine` answer a question with the model in `folder`. Raises EngineError when it cannot serve it so."""
+    if engine == "echo":
+        return  # it loads no model
+    scheduler = Scheduler(load_engine(engine, precision, folder, slots=1), prefill_tokens=1)
+    question = Tokenization(folder / TOKENIZER_FILE).encode(render(["Is the sea blue?"], "The sea is blue."))
+    scheduler.submit("trial", question, GenerationParameters(do_sample=False, max_length=4, min_length=0))
+    while not scheduler.idle:
+        scheduler.step()
 
 
 def is_export(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import yaml
 
 from handler.scheduler import CPU_PATIENCE
-from training.archive import MODEL_CONFIG
+from training.worker_config import MODEL_CONFIG
 
 RESULTS: Final = Path(__file__).parent.parent / "results" / "avx512_vnni.json"
 

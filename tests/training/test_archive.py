@@ -1,5 +1,6 @@
 """Archives: reproducible, atomic, refused when wrong; and checkpoints laid out like the hub's."""
 
+import ast
 import json
 import pickle
 import zipfile
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from gateway.served_archive import read_archive
 from handler.contract.archive import ArchiveError, model_files, read_metadata
 from handler.contract.prompt import FORMAT_VERSION
 from handler.engines.base import EngineError
 from handler.engines.torch_engine import TorchEngine
 from handler.tokenization import Tokenization
-from training.archive import build_archive, is_stale
+from training.archive import BUILDERS, ROOT, build_archive, is_stale
 from training.checkpoint import CheckpointError, resolve_checkpoint
 from training.export import export
 from training.pretrain import pretrain
@@ -91,6 +93,38 @@ def test_an_export_is_archived_as_it_is(tmp_path: Path, model: Path) -> None:
         assert archived.read(f"model/{file}") == (tmp_path / "export" / file).read_bytes()
     with pytest.raises(CheckpointError, match="an export for engine onnx"):
         build_archive(str(tmp_path / "export"), tmp_path / "b.mar", **INPUTS)
+
+
+def test_an_archive_that_its_engine_cannot_serve_is_not_made(tmp_path: Path, model: Path) -> None:
+    export(str(model), tmp_path / "export", engine="onnx", precision="int4")
+    with pytest.raises(EngineError, match="exported in int4, not int8"):
+        build_archive(str(tmp_path / "export"), tmp_path / "a.mar", **ONNX)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"feed_forward_proj": "gated-gelu"}))
+    with pytest.raises(EngineError, match="gated-gelu"):
+        build_archive(str(model), tmp_path / "a.mar", **INPUTS)
+    assert not (tmp_path / "a.mar").exists()
+
+
+@each_engine
+def test_a_models_own_defaults_come_with_it(tmp_path: Path, model: Path, inputs: dict[str, str]) -> None:
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "min_length": 0, "top_p": None}))
+    build_archive(str(model), tmp_path / "a.mar", **inputs)
+    assert read_metadata(tmp_path / "a.mar")["parameters"] == {"min_length": 0}
+    assert read_archive(tmp_path / "a.mar").parameters == {"min_length": 0}
+    (model / "generation_config.json").write_text(json.dumps({"min_length": -1}))
+    assert is_stale(tmp_path / "a.mar", str(model), **inputs)
+    with pytest.raises(ArchiveError, match=r"generation_config\.json: min_length: must be from 0"):
+        build_archive(str(model), tmp_path / "a.mar", **inputs)
+
+
+def test_all_code_that_makes_an_archive_makes_an_old_one_stale() -> None:
+    named = {path.stem for path in BUILDERS if path.suffix == ".py"}
+    for name in named:
+        tree = ast.parse((ROOT / "training" / f"{name}.py").read_text(encoding="utf-8"))
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        imported = {module.partition(".")[2] for module in modules if module.startswith("training.")}
+        assert imported <= named, f"{name}.py decides by these, too"
 
 
 @pytest.mark.parametrize(("wrong", "said"), [({"precision": "fp16"}, "NaN"), ({"engine": "abacus"}, "torch or echo")])

@@ -1,6 +1,7 @@
 """`python -m training.archive`: what is built when not everything is said, and how a refusal reads."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,14 @@ def test_another_engine_starts_from_its_own_precision(tmp_path: Path) -> None:
     assert command("--output", path, "--model", embedded, "--engine", "onnx", "--precision", "int4").returncode == 0
     assert command("--output", path, "--if-stale", "--engine", "torch").returncode == 0
     assert held_choices(path) == CHOICES | {"model": embedded, "engine": "torch", "version": "1.0"}
+
+
+def test_another_model_starts_from_its_own_precision(tmp_path: Path) -> None:
+    path, embedded = tmp_path / "godel.mar", Path("models/embedded")
+    assert command("--output", path, "--model", embedded, "--precision", "int8").returncode == 0
+    shutil.copytree(ROOT / embedded, tmp_path / "own")
+    assert command("--output", path, "--if-stale", "--model", tmp_path / "own").returncode == 0
+    assert held_choices(path)["precision"] == "auto"
 
 
 def test_a_checkpoint_as_the_hub_has_it_is_compared_before_it_is_converted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What export makes for the ONNX engine answers like the model it was made of."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from handler.tokenization import Tokenization
 from training.checkpoint import CheckpointError
 from training.export import export
 from training.quantization import BLOCK, by_block, by_channel
+from training.run_folder import RunFolderError
 
 EMBEDDED = Path("models/embedded")
 CRICKET = Path("examples/cricket.txt").read_text(encoding="utf-8")
@@ -37,7 +39,7 @@ def test_quantised_logits_follow_those_of_fp32(
     tmp_path: Path, exact: TorchEngine, precision: str, least: float
 ) -> None:
     export(str(EMBEDDED), tmp_path / "export", precision=precision)
-    assert {path.name for path in (tmp_path / "export").iterdir()} == set(ONNX_FILES)
+    assert {path.name for path in (tmp_path / "export").iterdir()} == {*ONNX_FILES, "generation_config.json"}
     engine = load_engine("onnx", precision, tmp_path / "export", slots=1)
     tokenization = Tokenization(EMBEDDED / "tokenizer.json")
     for question in QUESTIONS:
@@ -78,6 +80,26 @@ def test_an_export_cannot_be_exported_again(tmp_path: Path) -> None:
     export(str(EMBEDDED), tmp_path / "export")
     with pytest.raises(CheckpointError, match="an export already"):
         export(str(tmp_path / "export"), tmp_path / "again")
+
+
+def test_nothing_but_an_earlier_export_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "keep" / "sub").mkdir(parents=True)
+    (tmp_path / "keep" / "thesis.txt").write_text("years of work")
+    for folder, said in (("keep", "holds sub, which"), ("keep/thesis.txt", "holds a file")):
+        with pytest.raises(RunFolderError, match=said):
+            export(str(EMBEDDED), tmp_path / folder)
+    assert (tmp_path / "keep" / "thesis.txt").read_text() == "years of work"
+    shutil.copytree(EMBEDDED, tmp_path / "own", ignore=shutil.ignore_patterns("README.md"))
+    with pytest.raises(RunFolderError, match="the checkpoint itself"):
+        export(str(tmp_path / "own"), tmp_path / "own", precision="int4")
+    assert (tmp_path / "own" / "model.safetensors").read_bytes() == (EMBEDDED / "model.safetensors").read_bytes()
+
+
+def test_an_export_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    for engine in ("onnx", "torch", "onnx"):
+        export(str(EMBEDDED), tmp_path / "export", engine=engine)
+    assert {*ONNX_FILES, "generation_config.json"} == {path.name for path in (tmp_path / "export").iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
 def test_a_precision_of_another_engine_names_the_right_ones(tmp_path: Path) -> None:
