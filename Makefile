@@ -38,8 +38,10 @@ stop: ## End what `make serve` started
 archive: $(if $(CONVERSION),$(VENV)/.training,$(VENV)/.serving) ## Build model_store/godel.mar from MODEL
 	@$(ARCHIVE)
 
-train: $(VENV)/.training ## Run all training stages of RECIPE
-	@[ -x training/recipes/$(RECIPE).sh ] || { echo "make: there is no recipe $(RECIPE); choose of:" $(basename $(notdir $(wildcard training/recipes/*.sh))) >&2; exit 1; }
+# A recipe that is not there needs nothing installed: train says so at once.
+RECIPES = $(basename $(notdir $(wildcard training/recipes/*.sh)))
+train: $(if $(filter $(RECIPE),$(RECIPES)),$(VENV)/.training) ## Run all training stages of RECIPE
+	@[ -x training/recipes/$(RECIPE).sh ] || { echo "make: there is no recipe $(RECIPE); choose of: $(RECIPES)" >&2; exit 1; }
 	@PYTHON=$(PY) training/recipes/$(RECIPE).sh
 
 # What starts model servers, or a load, has the machine to itself; of the rest two files run at a time.

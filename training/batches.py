@@ -15,7 +15,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from handler.contract.prompt import KNOWLEDGE_TAG
-from training.data import Pair
+from training.data import DataError, Pair
 
 Exercise = Callable[[random.Random], Pair]
 
@@ -41,6 +41,9 @@ class Batch:
     """Tokens of prompts and targets, padding not counted."""
     targets: int
     """Tokens of targets, padding not counted."""
+    choice_targets: float
+    """As how many tokens of targets this batch's choices count: of the whole step's targets, its part of the step's
+    rows with something chosen. So the choices weigh the same however the step is shared out."""
     prompt_pairs: int
     """Pairs of positions that attend to each other in the prompts, padding not counted; the same of the targets, whose
     tokens attend to targets and prompts."""
@@ -99,6 +102,10 @@ class Share:
         blank = replace(rows[0], target=[], offered=range(0), chosen=range(0))
         return [[rows[number] for number in part] or [blank] for part in self.deal(len(rows))]
 
+    def batches(self, step: Sequence[Row]) -> list["Batch"]:
+        """Return this process' batches of the step that has these rows."""
+        return [collate(part, step) for part in self.split(step)]
+
     def deal(self, rows: int) -> list[range]:
         """Return the numbers of this process' rows of so many, a range for each batch, empty ones too."""
         parts, first = self.of * self.accumulation, self.rank * self.accumulation
@@ -150,16 +157,16 @@ class Drawn:
     share: Share = Share()
 
     def batches(self, start: Position) -> Iterator[tuple[list[Batch], Position]]:
-        """See Source."""
+        """See Source. Raises DataError when all that was drawn for a pool is too long."""
         pool, skipped = start.pool, start.batch
         while True:
             rng = random.Random(f"{self.seed}:{pool}")  # a string seeds alike in every process, a tuple would not
             pairs = [self.exercise(rng) for _ in range(self.shape.pool)]
-            cut = cut_by_tokens(to_rows(pairs, self.tokenizer, self.shape), self.shape.tokens)
+            cut = cut_by_tokens(some(to_rows(pairs, self.tokenizer, self.shape), self.shape), self.shape.tokens)
             rng.shuffle(cut)
             for number, rows in enumerate(cut[skipped:], start=skipped + 1):
                 following = Position(pool, number) if number < len(cut) else Position(pool + 1, 0)
-                yield [collate(part) for part in self.share.split(rows)], following
+                yield self.share.batches(rows), following
             pool, skipped = pool + 1, 0
 
 
@@ -195,7 +202,7 @@ class Epochs:
             rng.shuffle(cut)
             for number, numbers in enumerate(cut[skipped:], start=skipped + 1):
                 following = Position(epoch, number) if number < len(cut) else Position(epoch + 1, 0)
-                yield [collate(part) for part in self.share.split([self.rows[n] for n in numbers])], following
+                yield self.share.batches([self.rows[n] for n in numbers]), following
             epoch, skipped = epoch + 1, 0
 
     def _length(self, number: int) -> tuple[int, int]:
@@ -212,6 +219,16 @@ def to_rows(pairs: Sequence[Pair], tokenizer: Tokenizer, shape: BatchShape) -> l
         for pair, prompt, target in zip(pairs, prompts, targets, strict=True)
         if len(prompt.ids) <= shape.prompt and len(target.ids) <= shape.target
     ]
+
+
+def some(rows: list[Row], shape: BatchShape, stage: str = "") -> list[Row]:
+    """Return the rows of a pool. Raises DataError, with the stage's name, when it has none: all were too long."""
+    if not rows:
+        raise DataError(
+            f"{stage and f'{stage}: '}none of the {shape.pool} examples drawn is short enough;"
+            f" a prompt may have {shape.prompt} tokens, a target {shape.target}"
+        )
+    return rows
 
 
 def cut_by_tokens(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
@@ -256,8 +273,14 @@ def chosen_tokens(pair: Pair, prompt: Encoding) -> tuple[range, range]:
     return offered, range(begins, ends + 1)
 
 
-def collate(rows: Sequence[Row]) -> Batch:
-    """Return `rows` as one padded batch; the padding's id is 0 and unattended."""
+def choice_targets(mine: int, all_rows: int, targets: int) -> float:
+    """Return a batch's `choice_targets`: `mine` of the step's `all_rows` with something chosen, and its `targets`."""
+    return targets * mine / all_rows if all_rows else 0.0
+
+
+def collate(rows: Sequence[Row], step: Sequence[Row] | None = None) -> Batch:
+    """Return `rows`, a share of those of `step` or all of it, as one padded batch; its filler is 0 and unattended."""
+    step = rows if step is None else step
     prompts, attention = _padded([row.prompt for row in rows], 0)
     labels, _ = _padded([row.target for row in rows], IGNORED)
     place = torch.arange(prompts.shape[1])
@@ -277,6 +300,11 @@ def collate(rows: Sequence[Row]) -> Batch:
         marked([row.chosen for row in rows]),
         sum(prompt for prompt, _ in lengths) + targets,
         targets,
+        choice_targets(
+            sum(bool(row.chosen) for row in rows),
+            sum(bool(row.chosen) for row in step),
+            sum(len(row.target) for row in step),
+        ),
         sum(prompt * prompt for prompt, _ in lengths),
         sum(target * (target + prompt) for prompt, target in lengths),
         any(prompt < prompts.shape[1] for prompt, _ in lengths),

@@ -1,8 +1,8 @@
 """What training minimises, and the counts its curves are drawn from.
 
-An objective takes a model and a batch and returns an `Outcome`: losses are sums over target tokens, so that
-shares of one batch, spread over processes or gathered one after another, add up to the whole. Nothing here asks a
-device for a value, so a GPU is never waited for.
+An objective takes a model and a batch and returns an `Outcome`: losses are sums over target tokens, or count as so
+many of them, so that shares of one step, spread over processes or gathered one after another, add up to the whole.
+Nothing here asks a device for a value, so a GPU is never waited for.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def answer_objective(choice_weight: float = 0.0) -> Objective:
         scores = choice_scores(output.encoder_last_hidden_state, batch.offered)
         loss = answer
         if choice_weight:
-            loss = answer + choice_weight * batch.targets * choice_loss(scores, batch.chosen)
+            loss = answer + choice_weight * batch.choice_targets * choice_loss(scores, batch.chosen)
         counts = answer_counts(output.logits, batch, answer)
         counts["choice_accuracy"] = choice_hits(scores.detach(), batch.chosen)
         return Outcome(loss, counts)
@@ -83,9 +83,10 @@ def choice_scores(encoded: Tensor, offered: Tensor) -> Tensor:
 def choice_loss(scores: Tensor, chosen: Tensor) -> Tensor:
     """Return how far the softmax of `scores` (rows, tokens) is from the `chosen` tokens; 0 where no row has any.
 
-    The mean of two: minus the log of the probability on the chosen tokens together, and the divergence from
-    an even spread over them. The first picks the sentence, the second keeps its tokens level, so that copying
-    is not drawn to one word of it.
+    A mean over the rows with chosen tokens: times a batch's `choice_targets`, shares of a step add up to the whole.
+    Of each row it is the mean of two: minus the log of the probability on the chosen tokens together, and the
+    divergence from an even spread over them. The first picks the sentence, the second keeps its tokens level, so that
+    copying is not drawn to one word of it.
     """
     rows = chosen.any(-1)
     log = scores.log_softmax(-1)

@@ -20,6 +20,13 @@ _NO_WORD: Final = re.compile(r"[^\w\s]|_")
 _ROUGE: Final = ("rouge1", "rouge2", "rougeL")
 
 
+class _AtSpaces:
+    """Splits normalised text for rouge-score, whose own tokenizer drops all letters but a to z."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+
 def normalise(text: str) -> str:
     """Return `text` in lower case, punctuation as spaces, without articles."""
     return " ".join(_ARTICLES.sub(" ", _NO_WORD.sub(" ", text.lower())).split())
@@ -35,7 +42,7 @@ def score(
 
     From 0 to 1, means over the answers unless said otherwise:
     `answer_hit` is the share of answers that hold the gold answer, over the records that have one. `f1` counts
-    shared words; `rouge1`, `rouge2` and `rougeL` are F-measures, words not stemmed.
+    shared words; `rouge1`, `rouge2` and `rougeL` are F-measures, words, of any script, not stemmed.
     `bleu` is BLEU-4 over the whole corpus, from 0 to 100, split at spaces, with sacrebleu's smoothing.
     `distinct2` is the number of different pairs of neighbouring words in all answers over that of all such pairs.
     `knowledge_overlap`, given where `knowledge` is, is the share of an answer's words (each as often as it stands
@@ -43,7 +50,7 @@ def score(
     `words_per_reply` counts what white space parts, before normalising. What nothing counts towards is NaN.
     """
     written, wanted = [normalise(answer) for answer in answers], [normalise(response) for response in responses]
-    scorer = RougeScorer(list(_ROUGE))
+    scorer = RougeScorer(list(_ROUGE), tokenizer=_AtSpaces())
     rouge = [scorer.score(response, answer) for answer, response in zip(written, wanted, strict=True)]
     hits = [hit for answer, gold in zip(answers, golds, strict=True) if (hit := holds_answer(answer, gold)) is not None]
     # force: sacrebleu would warn that text without punctuation looks tokenized already, which it is.

@@ -1,6 +1,8 @@
 """A model folder (config.json, model.safetensors, tokenizer.json): read for training, written whole or not at all."""
 
 import shutil
+import tempfile
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +13,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
 from handler.contract.archive import CHECKPOINT_FILES
+from handler.engines.base import EngineError
+from handler.engines.t5_geometry import T5Geometry
 from training.checkpoint import CheckpointError
 from training.run_folder import DivergedError, RunFolderError
 
@@ -25,18 +29,22 @@ def load_model(folder: Path, config: Path | None = None) -> tuple[Any, Tokenizer
     """Return the model of `folder`, in float32 whatever it is stored in, and its tokenizer.
 
     `config`, a folder or file, replaces the folder's own config.json. Raises CheckpointError when a file is
-    missing, cannot be read, or the weights are not those of a model of that shape.
+    missing, cannot be read, or the weights are not those of a model of that shape, and, before the weights are read,
+    when no engine would serve that shape.
     """
     for name in CHECKPOINT_FILES:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing; a model folder holds {', '.join(CHECKPOINT_FILES)}")
     try:
         shape = T5Config.from_pretrained(config or folder)
+        _refuse_unserved(shape, config or folder)
         loaded: Any = T5ForConditionalGeneration.from_pretrained(
             folder, config=shape, dtype=torch.float32, output_loading_info=True
         )
         model, found = loaded
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    except CheckpointError:
+        raise
     except Exception as error:  # three libraries, a dozen kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{folder} cannot be loaded: {reason[:300]}") from error
@@ -54,11 +62,31 @@ def load_model(folder: Path, config: Path | None = None) -> tuple[Any, Tokenizer
     return model, tokenizer
 
 
-def save_model(model: Any, tokenizer: Tokenizer, target: Path, precision: str = "fp32") -> Path:
+def _refuse_unserved(shape: T5Config, source: Path) -> None:
+    """Raise CheckpointError when no engine would serve a model of this `shape`, read from `source`."""
+    # What is asked is what a model folder will hold: `source` may lack what the library has by default.
+    with tempfile.TemporaryDirectory() as scratch:
+        shape.to_json_file(Path(scratch) / "config.json")
+        try:
+            T5Geometry.read(Path(scratch))
+        except EngineError as error:
+            reason = str(error).removeprefix(f"{Path(scratch) / 'config.json'}").lstrip(": ")
+            raise CheckpointError(
+                f"{source} would not be served: {reason}; take a T5 v1.0 or GODEL checkpoint"
+            ) from error
+
+
+def save_model(
+    model: Any,
+    tokenizer: Tokenizer,
+    target: Path,
+    precision: str = "fp32",
+    try_out: Callable[[Path], object] = lambda _: None,
+) -> Path:
     """Write `model` to the folder `target` and return it; weights are stored in `precision`, a key of DTYPES.
 
-    Written beside it, loaded again and compared, and only then put in its place. Raises RunFolderError, an
-    earlier folder there untouched, when that fails.
+    Written beside it, loaded again and compared, given to `try_out`, and only then put in its place. Raises
+    RunFolderError when that fails, and EngineError when `try_out` does; an earlier folder there is then untouched.
     """
     half = target.with_name(f".{target.name}.half")
     shutil.rmtree(half, ignore_errors=True)
@@ -74,9 +102,13 @@ def save_model(model: Any, tokenizer: Tokenizer, target: Path, precision: str = 
                 raise DivergedError(target, f"{name} holds what is no number")
             if not torch.equal(kept.float().cpu(), read):
                 raise RunFolderError(f"{half}: {name} is not what was saved")
+        try_out(half)
         shutil.rmtree(target, ignore_errors=True)
         half.rename(target)
     except RunFolderError:
+        raise
+    except EngineError:
+        shutil.rmtree(half, ignore_errors=True)
         raise
     except Exception as error:  # a full disk is an OSError, a RuntimeError or the writer's own kind
         shutil.rmtree(half, ignore_errors=True)

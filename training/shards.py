@@ -23,7 +23,19 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from training.batches import IGNORED, Batch, BatchShape, Exercise, Position, Row, Share, cut_lengths, to_rows
+from training.batches import (
+    IGNORED,
+    Batch,
+    BatchShape,
+    Exercise,
+    Position,
+    Row,
+    Share,
+    choice_targets,
+    cut_lengths,
+    some,
+    to_rows,
+)
 from training.command_line import whole
 from training.mixtures import Material, RecipeError, build_mixture
 from training.recipe import FAILURES, recipe_parser, recipe_tokenizer, recipe_vectors, recipe_with_files
@@ -78,6 +90,7 @@ class Stored:
         fields, begin = table[mine if len(mine) else rows[:1]].astype(np.int64), starts[mine if len(mine) else rows[:1]]
         if not len(mine):
             fields[:, 1:] = 0
+        step = table[rows].astype(np.int64)
         prompt, target = fields[:, 0], fields[:, 1]
         prompts, inside = self._gathered(ids, begin, prompt, 0)
         labels, _ = self._gathered(ids, begin + prompt, target, IGNORED)
@@ -94,6 +107,7 @@ class Stored:
             marked(4),
             int(prompt.sum() + target.sum()),
             int(target.sum()),
+            choice_targets(_choices(fields), _choices(step), int(step[:, 1].sum())),
             int((prompt * prompt).sum()),
             int((target * (target + prompt)).sum()),
             not inside.all(),
@@ -113,6 +127,11 @@ class Stored:
         return np.where(inside, taken, filler), inside
 
 
+def _choices(fields: NDArray[np.int64]) -> int:
+    """Return how many rows of a table have something chosen."""
+    return int((fields[:, 4] < fields[:, 5]).sum())
+
+
 def count_pools(folder: Path) -> int:
     """Return how many pools of rows `folder` holds, from the first one on."""
     count = 0
@@ -126,7 +145,8 @@ def row_maker(
 ) -> MakeRows:
     """Return what makes the pools of a recipe's stage: rows of its `mixture`, and a `share` of `spans` of running text.
 
-    Without a share all rows are spans. Raises RecipeError and ValueError for a stage that cannot be made.
+    Without a share all rows are spans. Raises RecipeError and ValueError for a stage that cannot be made;
+    making a pool raises DataError when all that is drawn for it is too long.
     """
     spans: Mapping[str, Any] = stage.get("spans", {"share": 0})
     of_text = round(shape.pool * float(spans.get("share", 1)))
@@ -146,7 +166,7 @@ def row_maker(
         if exercise:
             rng = random.Random(f"{seed}:{pool}")
             rows += to_rows([exercise(rng) for _ in range(shape.pool - of_text)], tokenizer, shape)
-        return rows
+        return some(rows, shape, str(stage.get("name", "")))
 
     return drawn
 
@@ -185,8 +205,6 @@ def _write_pool(pool: int) -> None:
     assert _working  # noqa: S101 - set before the process was forked
     make_rows, folder = _working
     rows = make_rows(pool)
-    if not rows:
-        raise RecipeError(f"{folder.name}: none of the rows drawn is short enough for the stage's shape")
     table = np.array(
         [(len(r.prompt), len(r.target), r.offered.start, r.offered.stop, r.chosen.start, r.chosen.stop) for r in rows],
         np.int32,

@@ -1,26 +1,26 @@
 """Restructures a model into a smaller one: `python -m training.student --model FOLDER --output_dir FOLDER ...`.
 
 Keeps some encoder and decoder layers, evenly spaced or named, and optionally the most used tokens. The student
-is written, loaded again and asked a question before it is called done; distil it then, it needs it.
+is written, loaded again and asked a question before it is put in its place; distil it then, it needs it.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import T5ForConditionalGeneration
 
-from handler.contract.prompt import render
 from handler.engines.base import EngineError
-from training.answers import Answerer
 from training.checkpoint import CheckpointError, resolve_checkpoint
 from training.data import DataError
 from training.model_folder import load_model, save_model
 from training.run_folder import RunFolderError
+from training.serving import try_out
 from training.text import TextError
 from training.tokenizer import read_texts
 from training.vocabulary import VocabularyError, trim
@@ -86,13 +86,24 @@ def keep_tokens(model: Any, old_ids: Sequence[int]) -> None:
                 setattr(config, name, new_ids[old])
 
 
+def refuse_overwriting(model: Path, output: Path) -> None:
+    """Raise StudentError when `output`/model, which a student would replace, shares files with the folder `model`."""
+    written, given = (output / "model").resolve(), model.resolve()
+    if written.is_relative_to(given) or given.is_relative_to(written):
+        raise StudentError(
+            f"{output / 'model'} would be written over or into the teacher {model}; choose another folder"
+        )
+
+
 def make_student(
     model: Path, output: Path, encoder_layers: str, decoder_layers: str, vocabulary: int | None, texts: Sequence[Path]
 ) -> Path:
     """Write the student of the model folder `model` to `output`/model and return that folder.
 
-    Raises StudentError, CheckpointError, RunFolderError, and DataError or TextError for `texts`.
+    Raises StudentError, CheckpointError, RunFolderError, EngineError when the student is not served, and DataError or
+    TextError for `texts`; what stood there is then kept.
     """
+    refuse_overwriting(model, output)
     teacher, tokenizer = load_model(model)
     student = restructure(
         teacher,
@@ -105,8 +116,8 @@ def make_student(
         trimmed = trim(tokenizer, read_texts(texts, 10_000_000), vocabulary)
         keep_tokens(student, trimmed.old_ids)
         tokenizer = trimmed.tokenizer
-    folder = save_model(student, tokenizer, output / "model")
-    Answerer(folder)([render(["Is the sea blue?"], "The sea is blue.")])
+    ask = partial(try_out, engine="torch", precision="auto")
+    folder = save_model(student, tokenizer, output / "model", try_out=ask)
     before, after = (sum(part.numel() for part in each.parameters()) / 1e6 for each in (teacher, student))
     print(
         f"{before:.1f} M parameters, {teacher.config.num_layers}+{teacher.config.num_decoder_layers} layers ->"
@@ -131,6 +142,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
+        if Path(options.model).is_dir():  # else it is a hub name, and converting it writes beside the student
+            refuse_overwriting(Path(options.model), options.output_dir)
         folder = resolve_checkpoint(options.model, options.output_dir / "converted")
         model = make_student(
             folder,

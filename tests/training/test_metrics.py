@@ -48,6 +48,13 @@ def test_metrics_are_those_worked_out_by_hand() -> None:
     assert math.isnan(found["answer_hit"])
 
 
+def test_words_of_any_script_count_for_rouge() -> None:
+    found = score(["Привет, мир!", "Das Café öffnet"], ["привет море", "das Café öffnet"], [None] * 2)
+    assert found["rouge1"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["rouge2"] == pytest.approx((0 + 1) / 2)
+    assert found["rougeL"] == pytest.approx((1 / 2 + 1) / 2)
+
+
 def test_bleu_is_the_geometric_mean_of_four_precisions_over_the_corpus() -> None:
     # 9 words, the last of the first answer wrong: 8/9, 6/7, 4/5 and 2/3 of the n-grams are right.
     answers = ["one two three four nine", "six seven eight ten"]

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.batches import Batch, BatchShape, Drawn, Position, Share, collate, to_rows
+from training.data import DataError
 from training.flops import training_flops
 from training.losses import answer_objective, predict
 from training.mixtures import Material, RecipeError, build_mixture
@@ -89,7 +90,7 @@ def test_a_stored_batch_is_what_collate_makes_of_its_rows(
         held = [rows[prompt, target] for prompt, target, _, _ in rows_of(stored).elements()]
         made = collate(held)
         assert rows_of(stored) == rows_of(made)
-        for name in ("tokens", "targets", "prompt_pairs", "target_pairs"):
+        for name in ("tokens", "targets", "choice_targets", "prompt_pairs", "target_pairs"):
             assert getattr(stored, name) == getattr(made, name)
 
 
@@ -111,8 +112,9 @@ def test_processes_share_each_stored_step(tmp_path: Path, tokenizer: Tokenizer, 
     parts = [next(Stored(tmp_path, SHAPE, 5, Share(rank, 2)).batches(Position()))[0][0] for rank in range(2)]
     assert rows_of(parts[0]) + rows_of(parts[1]) == rows_of(whole)
     assert sum(part.targets for part in parts) == whole.targets
+    assert sum(part.choice_targets for part in parts) == pytest.approx(whole.targets)
     many = next(Stored(tmp_path, SHAPE, 5, Share(99, 100)).batches(Position()))[0][0]
-    assert many.targets == 0  # a process without a row adds nothing
+    assert many.targets == many.choice_targets == 0  # a process without a row adds nothing
 
 
 def test_a_pool_cut_short_is_made_again_and_others_are_kept(
@@ -136,6 +138,14 @@ def test_rows_of_something_else_are_refused_and_missing_ones_named(tmp_path: Pat
         make_shards(lambda _: [], tmp_path / "made", 0, processes=1, made_of={"seed": 6})
     with pytest.raises(RunFolderError, match=r"holds no rows; make them first: python -m training\.shards"):
         next(Stored(tmp_path, SHAPE, 5, Share()).batches(Position()))
+
+
+def test_a_stage_whose_rows_are_all_too_long_is_named(tmp_path: Path, tokenizer: Tokenizer, material: Material) -> None:
+    shape = BatchShape(prompt=5, target=60, pool=4)
+    make_rows = row_maker(MIXTURE | {"name": "answer"}, material, tokenizer, shape, 5)
+    with pytest.raises(DataError, match="answer: none of the 4 examples drawn is short enough; a prompt may have 5"):
+        make_shards(make_rows, tmp_path, 1, processes=1, made_of={})
+    assert count_pools(tmp_path) == 0
 
 
 def test_spans_put_back_give_the_text_and_every_row_is_equally_long() -> None:

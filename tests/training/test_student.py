@@ -1,15 +1,20 @@
 """Students: which layers and tokens are kept, what that does to ids, and that the result is served."""
 
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from handler.engines.base import EngineError
 from training.answers import Answerer
+from training.checkpoint import CheckpointError
 from training.export import export
 from training.model_folder import load_model, save_model
-from training.student import StudentError, choose_layers, make_student, restructure
+from training.student import StudentError, choose_layers, main, make_student, restructure
 from training.vocabulary import VocabularyError, trim
 
 
@@ -101,6 +106,59 @@ def test_what_cannot_be_trimmed_is_refused(tiny_model: Path) -> None:
 def test_a_vocabulary_without_texts_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(StudentError, match="--texts"):
         make_student(tiny_model, tmp_path, "4", "2", 400, [])
+
+
+@pytest.mark.parametrize(("teacher", "output"), [("p/model", "p"), ("p", "p"), ("p/model/deeper", "p")])
+def test_a_student_never_replaces_its_teacher(tmp_path: Path, tiny_model: Path, teacher: str, output: str) -> None:
+    shutil.copytree(tiny_model, tmp_path / teacher)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StudentError, match=r"the teacher .*; choose another folder"):
+        make_student(tmp_path / teacher, tmp_path / output, "4", "1", None, [])
+    assert sorted(tmp_path.rglob("*")) == before
+    assert load_model(tmp_path / teacher)[0].config.num_decoder_layers == 2
+
+
+def test_a_teacher_to_be_replaced_is_not_even_converted(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(hub_folder.rglob("*"))
+    line = f"student --model {hub_folder} --output_dir {hub_folder} --encoder_layers 4 --decoder_layers 1"
+    monkeypatch.setattr(sys, "argv", line.split())
+    with pytest.raises(SystemExit, match=r"student: .* choose another folder"):
+        main()
+    assert sorted(hub_folder.rglob("*")) == before
+
+
+def test_a_student_that_is_not_served_leaves_the_one_before(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_student(tiny_model, tmp_path, "4", "2", None, [])
+    asked = []
+
+    def fail(model: Path, **_: object) -> None:
+        asked.append(load_model(model)[0].config.num_decoder_layers)
+        raise EngineError("it does not run")
+
+    monkeypatch.setattr("training.student.try_out", fail)
+    with pytest.raises(EngineError, match="it does not run"):
+        make_student(tiny_model, tmp_path, "4", "1", None, [])
+    assert asked == [1]
+    assert load_model(folder)[0].config.num_decoder_layers == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_that_no_engine_serves_is_refused_when_it_is_loaded(tmp_path: Path, tiny_model: Path) -> None:
+    gated = shutil.copytree(tiny_model, tmp_path / "gated")
+    config = json.loads((gated / "config.json").read_text())
+    (gated / "config.json").write_text(json.dumps(config | {"feed_forward_proj": "gated-gelu"}))
+    shape = tmp_path / "shape.json"
+    shutil.copy(gated / "config.json", shape)
+    for folder, other in ((gated, None), (tiny_model, gated), (tiny_model, shape)):
+        with pytest.raises(CheckpointError, match=r"'gated-gelu'; .* take a T5 v1\.0 or GODEL checkpoint") as refusal:
+            load_model(folder, other)
+        assert str(refusal.value).startswith(f"{other or folder} would not be served: feed_forward_proj")
+    load_model(tiny_model, tiny_model / "config.json")
+    with pytest.raises(CheckpointError):
+        make_student(gated, tmp_path / "student", "4", "1", None, [])
+    assert not (tmp_path / "student").exists()
 
 
 def test_an_exported_model_is_half_the_size_in_bf16_and_answers(tmp_path: Path, tiny_model: Path) -> None:
