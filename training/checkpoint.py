@@ -4,21 +4,25 @@ A folder already laid out so is taken as it is. One like the hub's (`pytorch_mod
 `added_tokens.json`) is converted; that alone needs `transformers`. A pickle is only ever read as weights.
 """
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from handler.contract.archive import CHECKPOINT_FILES, ONNX_FILES
+from handler.contract.archive import CHECKPOINT_FILES, GENERATION_CONFIG, ONNX_FILES
 from handler.contract.prompt import TURN_SEPARATOR
 
 _HUB_FILES: Final = (
     *CHECKPOINT_FILES,
+    GENERATION_CONFIG,
     "pytorch_model.bin",
     "spiece.model",
     "added_tokens.json",
     "special_tokens_map.json",
     "tokenizer_config.json",
 )
+_MADE_OF: Final = "converted_from.json"
 
 
 class CheckpointError(RuntimeError):
@@ -26,9 +30,10 @@ class CheckpointError(RuntimeError):
 
 
 def resolve_checkpoint(model: str, scratch: Path) -> Path:
-    """Return a folder with CHECKPOINT_FILES for `model`, a folder or a hub name; made in `scratch` where it must be.
+    """Return a folder with CHECKPOINT_FILES for `model`, a folder or a hub name; `scratch`, where it must be made.
 
-    Raises CheckpointError.
+    `scratch` is whole or not there, and stays as it is where it was made of the same files: of several processes,
+    those that come after the first take what it has made. Raises CheckpointError.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -39,20 +44,39 @@ def resolve_checkpoint(model: str, scratch: Path) -> Path:
         folder = _fetch(model)
     if all((folder / name).is_file() for name in CHECKPOINT_FILES):
         return folder
-    scratch.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder / 'config.json'} is missing: is this a checkpoint folder?")
-    shutil.copyfile(folder / "config.json", scratch / "config.json")
-    _convert_weights(folder, scratch)
-    _convert_tokenizer(folder, scratch)
+    made_of = json.dumps({file.name: sha256(file) for file in source_files(folder)})
+    if (scratch / _MADE_OF).is_file() and (scratch / _MADE_OF).read_text(encoding="utf-8") == made_of:
+        return scratch
+    half = scratch.with_name(f".{scratch.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    try:
+        shutil.copyfile(folder / "config.json", half / "config.json")
+        if (folder / GENERATION_CONFIG).is_file():
+            shutil.copyfile(folder / GENERATION_CONFIG, half / GENERATION_CONFIG)
+        _convert_weights(folder, half)
+        _convert_tokenizer(folder, half)
+        (half / _MADE_OF).write_text(made_of, encoding="utf-8")
+        shutil.rmtree(scratch, ignore_errors=True)
+        half.rename(scratch)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
     return scratch
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file's contents. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def source_files(folder: Path) -> list[Path]:
     """Return the files that what is served of `folder` depends on."""
     for names in (ONNX_FILES, CHECKPOINT_FILES):
         if all((folder / name).is_file() for name in names):
-            return [folder / name for name in names]
+            return [folder / name for name in (*names, GENERATION_CONFIG) if (folder / name).is_file()]
     return [folder / name for name in _HUB_FILES if (folder / name).is_file()]
 
 

@@ -7,7 +7,9 @@ short goes on in either part where it stood.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from handler.engines.base import EngineError
 from training.answers import read_answers, write_answers
-from training.batches import IGNORED, Batch, BatchShape, Drawn, Exercise, Share
+from training.batches import IGNORED, Batch, BatchShape, Drawn, Share
 from training.checkpoint import CheckpointError
 from training.data import DataError
 from training.distil_options import Options, parse
@@ -36,11 +38,13 @@ from training.losses import (
 )
 from training.mixtures import Material, RecipeError, build_mixture
 from training.model_folder import load_model, save_model
-from training.run_folder import RunFolderError, keep_options
+from training.run_folder import STATE, RunFolderError, keep_options
 from training.text import TextError
 from training.train import Plan, new_accelerator, train
 
 ANSWERS: Final = "answers.jsonl"
+_WAITS: Final = timedelta(days=7)
+"""For the teacher's answers, which one process writes: hours, where the teacher is large and there is no GPU."""
 
 
 def distil(options: Options) -> Path:
@@ -49,15 +53,26 @@ def distil(options: Options) -> Path:
     Raises DataError, RecipeError, CheckpointError, EngineError or RunFolderError.
     """
     output = options.output_dir
-    accelerator = new_accelerator(options.precision)
+    accelerator = new_accelerator(options.precision, waits=_WAITS)
     teacher, teacher_tokenizer = load_model(options.teacher)
     student, tokenizer = load_model(options.student)
     old_ids = teacher_ids(tokenizer, teacher_tokenizer)
     if accelerator.is_main_process:
-        keep_options(output, options.deciding())
+        entries, data, text = _drawn_from(options)
+        exercise = build_mixture(entries, Material(data, text))
+        keep_options(
+            output,
+            options.deciding() | {"num_processes": accelerator.num_processes, "mixture": entries},
+            files={"weights of the teacher": options.teacher / "model.safetensors"}
+            | {"weights of the student": options.student / "model.safetensors"}
+            | {f"records of {entry['file']}": data / entry["file"] for entry in entries if "file" in entry}
+            # A text that no exercise draws from need not be there.
+            | {f"text of {path.name}": path for path in text if path.is_file()},
+            begun=(output / ANSWERS).is_file() or (output / STATE).is_file(),
+        )
         write_answers(
             output / ANSWERS,
-            _exercise(options),
+            exercise,
             options.teacher,
             count=options.answers,
             reference_share=options.reference_share,
@@ -93,7 +108,7 @@ def distil(options: Options) -> Path:
     if accelerator.is_main_process:
         save_model(accelerator.unwrap_model(student), tokenizer, output / "model")
     accelerator.wait_for_everyone()
-    accelerator.print(f"distilled {progress.step} steps, last loss {progress.loss:.4f}")
+    accelerator.print(f"{progress.step} steps in all, last loss {progress.loss:.4f}")
     return output / "model"
 
 
@@ -115,8 +130,8 @@ def distillation_objective(
     """Return the cross-entropy of the target, plus `logit_weight` times the teacher's distribution at each token.
 
     The latter is the Kullback-Leibler divergence at `temperature` T, times T squared, of the teacher's
-    distribution over the student's tokens; `old_ids` are the teacher's ids of these. `choice_weight` is as in
-    `answer_objective`.
+    distribution over the student's tokens; `old_ids` are the teacher's ids of these. A model may have more embeddings
+    than its tokenizer has tokens, as T5 has: those are left out. `choice_weight` is as in `answer_objective`.
     """
 
     def objective(model: Any, batch: Batch) -> Outcome:
@@ -132,7 +147,7 @@ def distillation_objective(
             wanted = predict(teacher, asked).logits[..., ids]
         written = batch.labels != IGNORED
         divergence = functional.kl_div(
-            functional.log_softmax(output.logits[written].float() / temperature, -1),
+            functional.log_softmax(output.logits[written][:, : len(ids)].float() / temperature, -1),
             functional.log_softmax(wanted[written].float() / temperature, -1),
             reduction="sum",
             log_target=True,
@@ -141,7 +156,7 @@ def distillation_objective(
         scores = choice_scores(output.encoder_last_hidden_state, batch.offered)
         loss = answer + logit_weight * divergence
         if choice_weight:
-            loss = loss + choice_weight * batch.targets * choice_loss(scores, batch.chosen)
+            loss = loss + choice_weight * batch.choice_targets * choice_loss(scores, batch.chosen)
         counts = answer_counts(output.logits, batch, answer)
         counts["choice_accuracy"] = choice_hits(scores.detach(), batch.chosen)
         counts["divergence"] = divergence.detach(), batch.targets
@@ -150,19 +165,14 @@ def distillation_objective(
     return objective
 
 
-def _exercise(options: Options) -> Exercise:
-    """Return what to draw from: the recipe's last stage, or the records of the files."""
+def _drawn_from(options: Options) -> tuple[Sequence[Mapping[str, Any]], Path, list[Path]]:
+    """Return what to draw from, the recipe's last stage or the records of the files, and its data and text files."""
     if options.recipe:
         recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
         data = options.data[0] if options.data else Path(recipe["data"])
-        return build_mixture(
-            recipe["stages"][-1]["mixture"], Material(data, [data / name for name in recipe.get("text", [])])
-        )
-    entries = [
-        {"exercise": "records", "file": str(path.absolute()), "weight": 1, "words": options.words}
-        for path in options.data
-    ]
-    return build_mixture(entries, Material(Path(), []))
+        return recipe["stages"][-1]["mixture"], data, [data / name for name in recipe.get("text", [])]
+    entries = [{"exercise": "records", "file": str(path), "weight": 1, "words": options.words} for path in options.data]
+    return entries, Path(), []
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Takes GODEL's own flags, by their names and meanings. In `--output_dir`: `model/` after the last step, `best/` by
 validation loss, `checkpoint-N/` as asked, curves, and a resumable state: the same command goes on where it stood.
-Several processes: `accelerate launch -m training.finetune ...` or `torchrun -m training.finetune ...`.
+Several processes: `accelerate launch -m training.finetune ...`, or on CPUs `torchrun -m training.finetune ...`.
 """
 
 import os
@@ -24,8 +24,8 @@ from training.data import DataError, Record, read_records
 from training.dataset import find_splits
 from training.finetune_options import Options, parse
 from training.losses import answer_objective
-from training.model_folder import load_model, save_model
-from training.run_folder import RunFolderError, keep_options
+from training.model_folder import TOKENIZER, load_model, save_model
+from training.run_folder import STATE, RunFolderError, keep_options
 from training.train import Plan, new_accelerator, train
 from training.validation import Validation
 
@@ -34,15 +34,23 @@ def finetune(options: Options) -> Path:
     """Fine-tune as `options` say and return the model folder. Raises DataError and what `train`, `load_model` do."""
     output = options.output_dir
     splits = find_splits(options.dataset_name, options.dataset_config_name, options.files)
+    if options.early_stopping_patience and "validation" not in splits:
+        raise DataError("--early_stopping_patience needs validation records, and there are none: --validation_file")
     accelerator = new_accelerator(options.precision)
-    if accelerator.is_main_process:
-        keep_options(output, options.deciding())
     with accelerator.main_process_first():
         folder = resolve_checkpoint(options.model_name_or_path, output / "converted")
         named = options.tokenizer_name and resolve_checkpoint(options.tokenizer_name, output / "converted-tokenizer")
     model, tokenizer = load_model(folder, options.config_name)
     if named:
         _, tokenizer = load_model(named)
+    if accelerator.is_main_process:
+        keep_options(
+            output,
+            options.deciding() | {"num_processes": accelerator.num_processes},
+            files={"weights": folder / "model.safetensors", "tokens": (named or folder) / TOKENIZER}
+            | {f"{split} records": splits[split] for split in ("train", "validation") if split in splits},
+            begun=(output / STATE).is_file(),
+        )
     records = {split: read_records(path) for split, path in splits.items()}
     if options.no_kb:
         records = {split: [replace(record, knowledge="") for record in read] for split, read in records.items()}
@@ -117,7 +125,7 @@ def finetune(options: Options) -> Path:
         save(trained, output / "model")
     accelerator.wait_for_everyone()
     best = f", best validation loss {progress.best:.4f} in {output / 'best'}" if "validation" in validations else ""
-    accelerator.print(f"trained {progress.step} steps, last loss {progress.loss:.4f}{best}")
+    accelerator.print(f"{progress.step} steps in all, last loss {progress.loss:.4f}{best}")
     return output / "model"
 
 

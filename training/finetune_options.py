@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m training.finetune",
         usage="%(prog)s --dataset_name FOLDER --output_dir FOLDER [flags]",
-        description="Fine-tune GODEL, or any T5, on {Context, Knowledge, Response} records. A run that was cut short"
+        description="Fine-tune GODEL, or a T5 v1.0, on {Context, Knowledge, Response} records. A run that was cut short"
         " goes on with the same command.",
     )
     defaults = {field.name: field.default for field in fields(Options)}

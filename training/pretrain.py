@@ -1,13 +1,14 @@
 """Trains a small model from nothing by a recipe: `python -m training.pretrain training/recipes/embedded.yaml`.
 
 Stages run in order, each in a folder of its own under the run folder; a run that was cut short goes on where
-it stood. `model/` there holds the model after the last stage that has ended, in the end the mean of what the last
-stages ended with, as many as the recipe's `average` says. A stage is bounded by steps, or by minutes: then its learning
-rate falls with the clock, and it ends in time on any machine.
+it stood, by the same recipe: only stages that have not begun may be changed, and others added after them. `model/`
+there holds the model after the last stage that has ended, in the end the mean of what the last stages ended with, as
+many as the recipe's `average` says. A stage is bounded by steps, or by minutes: then its learning rate falls with the
+clock, and it ends in time on any machine.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,15 @@ from training.model_folder import save_model
 from training.recipe import (
     FAILURES,
     add_peak,
+    begun_stages,
+    keep_stage,
     recipe_parser,
     recipe_tokenizer,
     recipe_vectors,
     recipe_with_files,
     stage_plan,
 )
+from training.run_folder import RunFolderError, keep_options
 from training.shards import Stored, shard_folder
 from training.train import new_accelerator, train
 
@@ -46,16 +50,26 @@ def pretrain(
 ) -> Path:
     """Run `recipe` in `folder` and return the model folder. Raises what its parts raise, each with its file named.
 
+    Raises RunFolderError, naming what differs, when a run in `folder` was begun by another recipe: with another model,
+    or other stages that are begun. Others may be added or changed, and so may `average`.
     `minutes` is the time of all stages together that are bounded by time: each gets its part of it. `peak_tflops`
     is as in Plan.
     """
     averaged = _averaged(recipe)
+    folders = [folder / f"{number}-{stage['name']}" for number, stage in enumerate(recipe["stages"], start=1)]
+    _check_stages(folder, folders)
     torch.set_num_threads(recipe.get("threads") or torch.get_num_threads())
     accelerator = new_accelerator()
     with accelerator.main_process_first():
         tokenizer = recipe_tokenizer(recipe["tokenizer"], data, text, folder)
         vectors = recipe_vectors(recipe, text, tokenizer, folder)
     model: Any = new_model(tokenizer, seed=recipe["seed"], vectors=vectors, **recipe["model"])
+    if accelerator.is_main_process:
+        keep_options(
+            folder,
+            {"model": recipe["model"], "seed": recipe["seed"], "num_processes": accelerator.num_processes},
+            begun=bool(begun_stages(folder)),
+        )
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     accelerator.print(f"{parameters:.1f} M parameters, {tokenizer.get_vocab_size()} tokens")
     mean = AveragedModel(model, accelerator.device)
@@ -67,10 +81,11 @@ def pretrain(
             save_model(accelerator.unwrap_model(model), tokenizer, folder / "model", recipe.get("store", "fp32"))
         accelerator.wait_for_everyone()
 
-    folders = [folder / f"{number}-{stage['name']}" for number, stage in enumerate(recipe["stages"], start=1)]
     for number, stage in enumerate(recipe["stages"], start=1):
         plan = stage_plan(recipe, number, peak_tflops)
         plan = replace(plan, minutes=plan.minutes * pace)
+        if accelerator.is_main_process:
+            keep_stage(folders[number - 1], stage, plan)
         progress = train(
             model,
             stage_source(recipe, number, material, tokenizer, folder, share),
@@ -110,6 +125,16 @@ def _averaged(recipe: Mapping[str, Any]) -> int:
     if averaged not in range(1, max(1, stages) + 1):  # without a stage the model is as it was made
         raise RecipeError(f"average: {averaged!r} is no number of stages; there are {stages}")
     return int(averaged)
+
+
+def _check_stages(folder: Path, folders: Sequence[Path]) -> None:
+    """Raise RunFolderError when a stage has begun in `folder` that is none of those in `folders`."""
+    for name in begun_stages(folder):
+        if folder / name not in folders:
+            raise RunFolderError(
+                f"{folder} was begun with a stage {name}, which the recipe does not have there; go on with the same"
+                " stages, or choose another folder (--output_dir)"
+            )
 
 
 def _pace(recipe: Mapping[str, Any], minutes: float | None) -> float:

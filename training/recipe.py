@@ -15,7 +15,7 @@ from training.data import DataError
 from training.mixtures import RecipeError
 from training.model_folder import TOKENIZER
 from training.plan import Plan
-from training.run_folder import RunFolderError
+from training.run_folder import STATE, RunFolderError, keep_options
 from training.text import TextError
 from training.tokenizer import read_texts, train_tokenizer
 from training.whole_file import write_whole
@@ -25,14 +25,22 @@ FAILURES: Final = (DataError, RecipeError, RunFolderError, TextError, OSError, V
 """What a person can mend; printed as one line."""
 
 
+_PACE: Final = frozenset({"log_every", "save_every", "save_seconds"})
+"""What of a stage's plan may change between a run and its resumption."""
+
+
 def stage_plan(recipe: Mapping[str, Any], number: int, peak_tflops: float = 0.0) -> Plan:
     """Return the plan of the recipe's stage of this number, from 1."""
     return Plan(seed=recipe["seed"] + number, peak_tflops=peak_tflops, **recipe["stages"][number - 1]["plan"])
 
 
 def recipe_tokenizer(settings: Mapping[str, Any], data: Path, text: list[Path], folder: Path) -> Tokenizer:
-    """Return the run's tokenizer; it is trained where `folder` has none yet."""
+    """Return the run's tokenizer; it is trained where `folder` has none yet.
+
+    Raises RunFolderError when that of `folder` was made by other settings.
+    """
     path = folder / TOKENIZER
+    keep_options(folder, {"tokenizer": settings}, begun=path.is_file())
     if not path.is_file():
         files = [data / name for name in settings["files"]] + text
         tokenizer = train_tokenizer(read_texts(files, settings["most_characters"]), settings["vocabulary"])
@@ -41,16 +49,36 @@ def recipe_tokenizer(settings: Mapping[str, Any], data: Path, text: list[Path], 
 
 
 def recipe_vectors(recipe: Mapping[str, Any], text: list[Path], tokenizer: Tokenizer, folder: Path) -> Tensor | None:
-    """Return vectors of the run's tokens, if the recipe wants any; they are made where `folder` has none yet."""
-    settings = recipe.get("word_vectors")
+    """Return vectors of the run's tokens, if the recipe wants any; they are made where `folder` has none yet.
+
+    Raises RunFolderError when those of `folder` were made by other settings, or its stages began with others.
+    """
+    settings, path = recipe.get("word_vectors"), folder / "word_vectors.safetensors"
+    made_of = settings and settings | {"d_model": recipe["model"]["d_model"], "seed": recipe["seed"]}
+    keep_options(folder, {"word_vectors": made_of}, begun=path.is_file() or bool(begun_stages(folder)))
     if not settings:
         return None
-    path = folder / "word_vectors.safetensors"
     if not path.is_file():
         texts = read_texts(text, settings["most_characters"])
         vectors = word_vectors(texts, tokenizer, recipe["model"]["d_model"], seed=recipe["seed"])
         write_whole({path: save({"vectors": vectors})})
     return load(path.read_bytes())["vectors"]
+
+
+def begun_stages(folder: Path) -> list[str]:
+    """Return the folders' names of the stages that a run in `folder` has a checkpoint of."""
+    return sorted(path.parent.name for path in folder.glob(f"[0-9]*-*/{STATE}"))
+
+
+def keep_stage(folder: Path, stage: Mapping[str, Any], plan: Plan) -> None:
+    """Write down what the stage in `folder` is made of, or check that it goes on with the same.
+
+    Raises RunFolderError naming what differs.
+    """
+    settings = {name: value for name, value in stage["plan"].items() if name not in _PACE}
+    if plan.minutes:
+        settings["minutes"] = plan.minutes  # of the run's time, where that was given
+    keep_options(folder, {**stage, "plan": settings}, begun=(folder / STATE).is_file())
 
 
 def recipe_parser(module: str, description: str) -> argparse.ArgumentParser:

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,18 +31,22 @@ from training.model import compile_blocks
 from training.plan import Plan as Plan  # also the name under which those who train know it
 from training.plan import Progress
 from training.prefetch import ahead
-from training.run_folder import DivergedError, load_state, save_state
+from training.run_folder import DivergedError, RunFolderError, load_state, save_state
 from training.schedule import make_schedule
 
 Validate = Callable[[Any], dict[str, float]]
 """Measures a model; the result holds `loss`, by which the best is kept."""
 
 
-def new_accelerator(precision: str = "auto") -> Accelerator:
-    """Return the accelerator of this process; `precision` is fp32, bf16, or auto: bf16 where it is the faster."""
+def new_accelerator(precision: str = "auto", waits: timedelta | None = None) -> Accelerator:
+    """Return the accelerator of this process; `precision` is fp32, bf16, or auto: bf16 where it is the faster.
+
+    `waits` is how long processes wait for each other before they give up, if not as long as their library has it.
+    """
     cpu = not torch.accelerator.is_available()  # said outright, or several processes on CPUs would not find each other
+    state = PartialState(cpu=cpu, **({"timeout": waits} if waits else {}))  # where the processes meet
     if precision == "auto":
-        precision = "bf16" if multiplies_in_bf16(PartialState(cpu=cpu).device) else "fp32"
+        precision = "bf16" if multiplies_in_bf16(state.device) else "fp32"
     return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bf16" else "no")
 
 
@@ -64,8 +69,9 @@ def train(
     `on_best` gets the model when `validate` has found it better than before, `on_step` after each step, both
     in the main process alone and before the step's checkpoint is written. With `compiled`, torch.compile makes
     programs of the model's blocks, for batches of any shape. `clock` tells the seconds that a plan's minutes are
-    counted in. Raises RunFolderError when a checkpoint cannot be written or read, and DivergedError, with no checkpoint
-    of it written, when the loss is found to be no number: where a row of the curves or a checkpoint is due.
+    counted in. Raises RunFolderError when a checkpoint cannot be written or read, or is not the same for all
+    processes, and DivergedError, with no checkpoint of it written, when the loss is found to be no number: where a row
+    of the curves or a checkpoint is due.
     """
     plain = model
     model = accelerator.prepare(model)
@@ -76,12 +82,16 @@ def train(
     )
     progress, gathered = Progress(), None
     schedule = make_schedule(plan, optimizer, lambda: progress.share(plan))
-    if state := load_state(folder):
+    state = load_state(folder)
+    _check_shared(folder, state["progress"]["step"] if state else 0)
+    if state:
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(**(state["progress"] | {"position": Position(*state["progress"]["position"])}))
         schedule.load_state_dict(state["schedule"])
         gathered = state["gathered"]
+        if progress.finished(plan):
+            accelerator.print(f"{folder} was already finished, after {progress.step} steps: nothing is left to train")
     main = accelerator.is_main_process
     peak = plan.peak_tflops * accelerator.num_processes
     curves = Curves(folder, progress.step, gathered, peak_tflops=peak) if main else None
@@ -155,6 +165,16 @@ def train(
     if curves:
         curves.close()
     return progress
+
+
+def _check_shared(folder: Path, step: int) -> None:
+    """Raise RunFolderError in all processes unless all have found the same step's checkpoint: one alone writes it."""
+    found = sorted(set(gather_object([step])))
+    if len(found) > 1:
+        raise RunFolderError(
+            f"{folder} holds the state of step {found[-1]} for some processes and of step {found[0]} for others: all"
+            " machines need the same --output_dir, on a disk that they share"
+        )
 
 
 class _Bar:

@@ -2,10 +2,14 @@
 
 import json
 import random
+import shutil
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from training.answers import read_answers, write_answers
 from training.batches import BatchShape, collate, to_rows
@@ -16,7 +20,8 @@ from training.distil import distil, distillation_objective, teacher_ids
 from training.distil_options import Options, parse
 from training.grounded import Draw, RecordSource
 from training.losses import answer_objective
-from training.model_folder import load_model
+from training.model_folder import load_model, save_model
+from training.run_folder import RunFolderError
 from training.student import make_student
 
 
@@ -88,6 +93,70 @@ def test_a_student_of_fewer_tokens_is_compared_on_those_it_has(tmp_path: Path, d
     outcome = distillation_objective(teacher, torch.tensor(ids), 1.0, 1.0, 0.0)(model, batch)
     # All layers are the teacher's, and so are the embeddings: what is left are the tokens it no longer has.
     assert float(outcome.counts["divergence"][0]) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_models_with_more_embeddings_than_tokens_are_compared_on_the_tokens(tmp_path: Path, tiny_model: Path) -> None:
+    model, tokenizer = load_model(tiny_model)
+    model.resize_token_embeddings(tokenizer.get_vocab_size() + 28)
+    teacher, _ = load_model(save_model(model, tokenizer, tmp_path / "teacher"))
+    ids = torch.tensor(teacher_ids(tokenizer, tokenizer))
+    pair = to_pair(Record(("When does it open?",), "It opens at six.", "It opens at six."))
+    batch = collate(to_rows([pair], tokenizer, BatchShape()))
+    outcome = distillation_objective(teacher, ids, 1.0, 2.0, 0.0)(teacher, batch)
+    assert float(outcome.counts["divergence"][0]) == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("changed", ["weights of the teacher", "weights of the student", "records of"])
+def test_a_distillation_does_not_go_on_with_a_changed_model_or_changed_records(
+    tmp_path: Path, data: Path, tiny_model: Path, student: Path, changed: str
+) -> None:
+    teacher, student = shutil.copytree(tiny_model, tmp_path / "t"), shutil.copytree(student, tmp_path / "s")
+    line = options(teacher, student, data, tmp_path / "run", answers=4, max_train_steps=1)
+    distil(line)
+    if changed == "records of":
+        with (data / "train.jsonl").open("a") as file:
+            file.write((data / "validation.jsonl").read_text())
+    else:
+        weights = (student if changed.endswith("student") else teacher) / "model.safetensors"
+        save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(RunFolderError, match=f"begun with other {changed}.* holds now"):
+        distil(line)
+
+
+def test_a_distillation_without_an_answer_yet_may_be_begun_otherwise_but_not_after(
+    tmp_path: Path, data: Path, tiny_model: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("training.distil.write_answers", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            distil(options(tiny_model, student, data, tmp_path / "run", answers=5))
+    distil(options(tiny_model, student, data, tmp_path / "run", answers=4, max_train_steps=1))
+    with pytest.raises(RunFolderError, match="begun with answers 4, not 5"):
+        distil(options(tiny_model, student, data, tmp_path / "run", answers=5, max_train_steps=1))
+    path = tmp_path / "run" / "options.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_processes": 2}))
+    with pytest.raises(RunFolderError, match="begun with num_processes 2, not 1"):
+        distil(options(tiny_model, student, data, tmp_path / "run", answers=4, max_train_steps=1))
+
+
+def test_processes_wait_for_the_teachers_answers_for_hours(
+    tmp_path: Path, data: Path, tiny_model: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = Mock(side_effect=ConnectionError)
+    monkeypatch.setattr("torch.distributed.init_process_group", met)
+    started = {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "MASTER_PORT": 1,
+        "OMP_NUM_THREADS": 1,
+    }
+    for name, value in started.items():  # as torchrun sets them
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ConnectionError):
+        distil(options(tiny_model, student, data, tmp_path / "run"))
+    assert met.call_args.kwargs["timeout"] >= timedelta(days=1)
 
 
 def test_a_student_of_another_tokenizer_is_refused(tiny_model: Path) -> None:

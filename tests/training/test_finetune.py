@@ -1,16 +1,20 @@
 """Fine-tuning by GODEL's command line: what its flags mean, what it leaves behind, what it refuses."""
 
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from training.answers import Answerer
+from training.checkpoint import CheckpointError
 from training.curves import read_log
 from training.data import DataError
 from training.dataset import find_splits
@@ -53,6 +57,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def processes(number: int, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in so many processes of one run."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(number)]
+    start += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    environment = os.environ | {"PYTHONPATH": str(Path().absolute())}
+    return subprocess.run([*start, *command], capture_output=True, text=True, check=False, timeout=110, env=environment)
 
 
 def losses(folder: Path) -> list[float]:
@@ -117,11 +129,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path, data: P
                      "logging_steps")
         for part in (f"--{name}", str(getattr(line, name)))
     ]  # fmt: skip
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
-    command += ["--master_port", str(free_port())]
-    done = subprocess.run(
-        [*command, "-m", "training.finetune", *flags], capture_output=True, text=True, check=False, timeout=110
-    )
+    done = processes(2, "-m", "training.finetune", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 process(es) on cpu" in done.stdout
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
@@ -222,6 +230,90 @@ def test_a_run_is_not_resumed_with_other_options(tmp_path: Path, data: Path, tin
     finetune(options(tiny_model, data, tmp_path / "run", max_train_steps=1))
     with pytest.raises(RunFolderError, match=r"learning_rate 0\.003, not 0\.1"):
         finetune(options(tiny_model, data, tmp_path / "run", max_train_steps=1, learning_rate=0.1))
+
+
+def test_a_run_that_has_ended_says_so_and_is_not_taken_for_one_on_changed_data(
+    tmp_path: Path, data: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = options(tiny_model, data, tmp_path / "run", max_train_steps=1)
+    finetune(line)
+    assert "already finished" not in capsys.readouterr().out
+    finetune(line)
+    assert "run was already finished, after 1 steps" in capsys.readouterr().out
+    records = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    (data / "train.jsonl").write_text("".join(records[1:]))
+    with pytest.raises(RunFolderError, match=r"other train records than .*train\.jsonl holds now.*--output_dir"):
+        finetune(line)
+    (data / "train.jsonl").write_text("".join(records))
+    (data / "validation.jsonl").unlink()
+    with pytest.raises(RunFolderError, match=r"begun with validation records, which are not there now"):
+        finetune(line)
+
+
+def test_a_run_is_not_resumed_from_other_weights_of_the_same_name(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    finetune(options(model, data, tmp_path / "run", max_train_steps=1))
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunFolderError, match=r"other weights than .*model\.safetensors holds now"):
+        finetune(options(model, data, tmp_path / "run", max_train_steps=1))
+
+
+def test_a_run_begun_before_files_were_kept_goes_on_and_keeps_them(
+    tmp_path: Path, data: Path, tiny_model: Path
+) -> None:
+    line = options(tiny_model, data, tmp_path / "run", max_train_steps=1)
+    finetune(line)
+    path = tmp_path / "run" / "options.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in kept.items() if name in line.deciding()}))
+    finetune(line)
+    assert json.loads(path.read_text()) == kept
+
+
+def test_a_run_is_not_resumed_by_another_number_of_processes(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    line = options(tiny_model, data, tmp_path / "run", max_train_steps=1)
+    finetune(line)
+    path = tmp_path / "run" / "options.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_processes": 2}))
+    with pytest.raises(RunFolderError, match="begun with num_processes 2, not 1"):
+        finetune(line)
+
+
+def test_a_wrong_command_that_trained_nothing_is_corrected_in_the_same_folder(
+    tmp_path: Path, data: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError):
+        finetune(options(tmp_path / "mistyped", data, tmp_path / "run", max_train_steps=1))
+    with monkeypatch.context() as patch:
+        patch.setattr("training.finetune.train", Mock(side_effect=MemoryError))  # as a batch too large has it
+        with pytest.raises(MemoryError):
+            finetune(options(tiny_model, data, tmp_path / "run", max_train_steps=1))
+    finetune(options(tiny_model, data, tmp_path / "run", max_train_steps=1, per_device_train_batch_size=4))
+
+
+def test_patience_without_validation_records_is_refused(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    (data / "validation.jsonl").unlink()
+    with pytest.raises(DataError, match="--early_stopping_patience needs validation records"):
+        finetune(options(tiny_model, data, tmp_path / "run", early_stopping_patience=2))
+
+
+def test_machines_without_a_shared_disk_are_told_to_share_one(tmp_path: Path, data: Path, tiny_model: Path) -> None:
+    line = {"model_name_or_path": tiny_model, "train_file": data / "train.jsonl", "precision": "fp32"}
+    finetune(options(tiny_model, data, tmp_path / "0", max_train_steps=1))
+    # As if two processes had begun it; each of them then has a folder of its own, as on a disk of its own.
+    (tmp_path / "0" / "options.json").unlink()
+    script = tmp_path / "machine.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.argv += ['--output_dir', {str(tmp_path)!r} + '/' + os.environ['RANK']]\n"
+        "from training.finetune import main\n"
+        "main()\n"
+    )
+    flags = [part for name, value in line.items() for part in (f"--{name}", str(value))]
+    done = processes(2, str(script), *flags, "--max_train_steps", "5")
+    assert done.returncode != 0
+    assert "all machines need the same --output_dir" in done.stderr
 
 
 def test_data_is_found_by_the_names_godel_and_this_project_give_it(tmp_path: Path) -> None:

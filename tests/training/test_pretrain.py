@@ -1,5 +1,8 @@
 """A recipe from data to a model the engine serves; and what a kill, a full disk and bad input do to it."""
 
+import json
+from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from training.evaluate import evaluate
 from training.mixtures import Material, RecipeError, build_mixture
 from training.model_folder import save_model
 from training.pretrain import pretrain
-from training.run_folder import STATE, RunFolderError, keep_options, load_state, save_state
+from training.run_folder import OPTIONS, STATE, RunFolderError, keep_options, load_state, save_state
 from training.train import train
 
 
@@ -157,6 +160,79 @@ def test_a_run_goes_on_only_with_the_options_it_was_begun_with(tmp_path: Path) -
     keep_options(tmp_path, {"learning_rate": 0.1, "train_file": Path("a.jsonl")})
     with pytest.raises(RunFolderError, match=r"begun with learning_rate 0\.1, not 0\.2"):
         keep_options(tmp_path, {"learning_rate": 0.2, "train_file": Path("a.jsonl")})
+
+
+Change = Callable[[dict[str, Any]], object]
+
+CHANGES: list[tuple[str, Change]] = [
+    (r"tokenizer\.vocabulary 640, not 700", lambda recipe: recipe["tokenizer"].update(vocabulary=700)),
+    (r"model\.d_model 32, not 48", lambda recipe: recipe["model"].update(d_model=48)),
+    (r"seed 3, not 4", lambda recipe: recipe.update(seed=4)),
+    (r"word_vectors None, not", lambda recipe: recipe.update(word_vectors={"most_characters": 10_000})),
+    (r"plan\.learning_rate 0\.003, not 0\.1", lambda recipe: recipe["stages"][0]["plan"].update(learning_rate=0.1)),
+    (r"plan\.steps 4, not 9", lambda recipe: recipe["stages"][0]["plan"].update(steps=9)),
+    (r"mixture\.1\.words 30, not 20", lambda recipe: recipe["stages"][0]["mixture"][0].update(words=20)),
+    (r"choice_weight 0\.5, not 0", lambda recipe: recipe["stages"][0].update(choice_weight=0)),
+    (r"a stage 1-copy, which the recipe does not have", lambda recipe: recipe["stages"][0].update(name="first")),
+]
+
+
+@pytest.fixture
+def begun(tmp_path: Path, data: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder in which the recipe's first stage has ended and the second has not begun."""
+
+    def kill(step: int, _model: Any) -> None:
+        if step == 5:
+            raise Killed
+
+    recipe["stages"][1]["plan"]["save_every"] = 100
+    with monkeypatch.context() as patch:
+        patch.setattr("training.pretrain.train", partial(train, on_step=kill))
+        with pytest.raises(Killed):
+            pretrain(recipe, data=data, text=[data / "text.txt"], folder=tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(("said", "change"), CHANGES, ids=[said for said, _ in CHANGES])
+def test_a_run_is_not_resumed_by_another_recipe(
+    begun: Path, data: Path, recipe: dict[str, Any], said: str, change: Change
+) -> None:
+    other = deepcopy(recipe)
+    change(other)
+    with pytest.raises(RunFolderError, match=rf"begun with {said}.*--output_dir"):
+        pretrain(other, data=data, text=[data / "text.txt"], folder=begun)
+
+
+def test_a_run_is_not_pretrained_on_by_another_number_of_processes(
+    begun: Path, data: Path, recipe: dict[str, Any]
+) -> None:
+    path = begun / OPTIONS
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_processes": 2}))
+    with pytest.raises(RunFolderError, match="begun with num_processes 2, not 1"):
+        pretrain(recipe, data=data, text=[data / "text.txt"], folder=begun)
+
+
+def test_stages_not_begun_the_mean_and_how_often_to_save_may_change(
+    begun: Path, data: Path, recipe: dict[str, Any]
+) -> None:
+    first, second = recipe["stages"]
+    first["plan"]["save_every"] = 2
+    second["plan"] |= {"learning_rate": 0.001, "steps": 3}
+    recipe |= {"average": 2, "stages": [first, second, deepcopy(second) | {"name": "third"}]}
+    pretrain(recipe, data=data, text=[data / "text.txt"], folder=begun)
+    ends = [load_state(begun / stage) for stage in ("1-copy", "2-answer", "3-third")]
+    assert [state and state["progress"]["step"] for state in ends] == [4, 3, 3]
+
+
+def test_a_run_begun_before_recipes_were_kept_goes_on_and_keeps_it(
+    begun: Path, data: Path, recipe: dict[str, Any]
+) -> None:
+    for path in begun.rglob(OPTIONS):
+        path.unlink()
+    pretrain(recipe, data=data, text=[data / "text.txt"], folder=begun)
+    recipe["stages"][1]["plan"]["steps"] = 9
+    with pytest.raises(RunFolderError, match=r"2-answer was begun with plan\.steps 8, not 9"):
+        pretrain(recipe, data=data, text=[data / "text.txt"], folder=begun)
 
 
 def test_an_unknown_exercise_is_refused_by_name(data: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from handler.contract.archive import ONNX_FILES
+from handler.contract.archive import GENERATION_CONFIG, ONNX_FILES
 
 
 def last_line(path: Path) -> dict[str, Any]:
@@ -33,4 +33,4 @@ def test_the_small_recipe_ends_with_models_that_beat_both_baselines(tmp_path: Pa
     for result in (teacher, student):
         best = max(row["answer_hit"] for row in result["baselines"].values())
         assert result["answer_hit"] > best
-    assert {path.name for path in (tmp_path / "export").iterdir()} == set(ONNX_FILES)
+    assert {path.name for path in (tmp_path / "export").iterdir()} == {*ONNX_FILES, GENERATION_CONFIG}

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # GODEL itself: fine-tuned on all of DSTC9 track 1, made smaller, distilled, measured and exported.
 # Fetches the data with git and the model from its hub; wants a GPU. MODEL=FOLDER takes a checkpoint on disk instead.
-# Several GPUs or machines: put `accelerate launch --num_processes 8 -m` in place of `$python -m` before a stage.
+# Several GPUs or machines: put `accelerate launch --num_processes 8 -m` in place of `$python -m` before finetune.
+# Before student, evaluate or export it would start as many copies. distil takes it too, but its other processes wait
+# while one writes the teacher's answers.
 set -euo pipefail
 python=${PYTHON:-python}
 run=${RUN:-build/runs/full}
