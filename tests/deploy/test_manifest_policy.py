@@ -114,7 +114,8 @@ def test_the_gateway_takes_the_settings_it_is_given(pod: Any, monkeypatch: pytes
         if name.startswith("GODEL_"):
             monkeypatch.delenv(name)
     for name, value in own.items():
-        monkeypatch.setenv(name, "k" * 32 if name in secret else value)
+        secrets = {"GODEL_REDIS_URL": "redis://redis:6379"}
+        monkeypatch.setenv(name, secrets.get(name, "k" * 32) if name in secret else value)
     settings = Settings()
     assert settings.host == "0.0.0.0"  # noqa: S104 - the pod's address
     assert settings.keep_connections is False

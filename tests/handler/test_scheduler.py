@@ -102,11 +102,22 @@ def test_a_deadline_ends_a_waiting_request_that_never_ran() -> None:
     engine = CountingEngine(slots=1)
     scheduler = Scheduler(engine, prefill_tokens=512, clock=clock, timer=clock)
     scheduler.submit("live", [5] * 10 + [EOS], greedy())
-    scheduler.submit("waiting", [6, EOS], greedy(), deadline=1001.0)
+    scheduler.submit("waiting", [6, EOS], greedy(), submitted_at=clock.now, deadline=1001.0)
     scheduler.step()
     clock.now = 1002.0
     (waiting,) = scheduler.step()
     assert (waiting.key, waiting.finish_reason, waiting.tokens, waiting.queue_ms) == ("waiting", "deadline", [], 2000.0)
+
+
+def test_of_a_request_that_nobody_knows_the_time_of_no_wait_is_told() -> None:
+    clock = Clock()
+    scheduler = Scheduler(CountingEngine(slots=1), prefill_tokens=512, clock=clock, timer=clock)
+    scheduler.submit("undated", [6, EOS], greedy())
+    clock.now += 5.0
+    finished: list[Finished] = []
+    while not finished:
+        finished += scheduler.step()
+    assert finished[0].queue_ms == 0.0
 
 
 def test_a_cancelled_request_frees_its_slot_and_gives_no_answer() -> None:
