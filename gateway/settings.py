@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     key is asked for, and only this machine is served."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Another than loopback needs `admin_key`."""
+    """Address to listen on. Another than loopback needs `GODEL_ADMIN_KEY`."""
 
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
@@ -128,7 +128,7 @@ class Settings(BaseSettings):
 
     max_in_flight: int = Field(default=16, ge=1, le=4096)
     """Most requests at the model at a time: as many as it has slots. More would wait where nobody takes turns, and
-    answer no sooner; fewer leave slots empty. With several instances behind `inference_url`, the slots of all."""
+    answer no sooner; fewer leave slots empty. With several instances behind `GODEL_INFERENCE_URL`, the slots of all."""
 
     max_waiting: int = Field(default=256, ge=0, le=65_536)
     """Most requests that wait for that, half of them for one bot; beyond it they are refused at once."""

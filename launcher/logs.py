@@ -54,12 +54,15 @@ class Logs:
         return found
 
     def last_error(self) -> str | None:
-        """Return the last line that reports an error, wherever it was written; failing that the console's last."""
+        """Return the last line that reports an error, wherever it was written."""
         for name in (TORCHSERVE, CONSOLE):
             lines = [line for line in self._lines(name) if "ERROR" in line or "Exception" in line]
             if lines:
                 return lines[-1]
-        # What Java says before it logs, such as of a setting that it cannot read, is called no error.
+        return None
+
+    def last_words(self) -> str | None:
+        """Return the console's last line: of a setting that it cannot read Java tells there, and calls it no error."""
         said = [line for line in self._lines(CONSOLE) if line.strip()]
         return said[-1] if said else None
 

@@ -203,4 +203,4 @@ class TorchServe:
         return self._log.last_error() or "its worker ended without saying why; killed for want of memory?"
 
     def _last_error(self) -> str:
-        return self._log.last_error() or f"no error was logged; see {self.logs}"
+        return self._log.last_error() or self._log.last_words() or f"no error was logged; see {self.logs}"

@@ -5,62 +5,51 @@ built.
 """
 
 import difflib
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
 
 from handler.contract.archive import ArchiveError
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MODEL_CONFIG: Final = ROOT / "handler" / "model-config.yaml"
 
-_Count = Annotated[int, Field(ge=1)]
-_Milliseconds = Annotated[float, Field(ge=0)]
+_COUNT: Final = (int, 1)
+_MILLISECONDS: Final = (float, 0)
 
-
-class _Handler(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    threads: _Count | None = None
-    call_milliseconds: _Milliseconds = 60
-    stream_milliseconds: _Milliseconds = 25
-    patience_milliseconds: _Milliseconds | None = None
-    max_prompt_tokens: _Count = 512
-    max_new_tokens: _Count = 256
-
-
-class _Worker(BaseModel):
-    """What we set of TorchServe's; it has more, which pass."""
-
-    model_config = ConfigDict(extra="allow", strict=True, alias_generator=to_camel)
-
-    continuous_batching: bool = False
-    min_workers: _Count = 1
-    max_workers: _Count = 1
-    batch_size: _Count = 1
-    max_batch_delay: Annotated[int, Field(ge=0)] = 100
-    job_queue_size: _Count = 100
-    response_timeout: _Count = 120
-    startup_timeout: _Count = 120
-    max_retry_timeout_in_sec: _Count = Field(default=300, alias="maxRetryTimeoutInSec")
-    device_type: Literal["cpu", "gpu"] = "cpu"
-    handler: _Handler
-
-    @model_validator(mode="after")
-    def _check_workers(self) -> "_Worker":
-        if self.continuous_batching and (self.min_workers, self.max_workers) != (1, 1):
-            raise ValueError(
-                "minWorkers and maxWorkers must be 1 with continuousBatching: a second worker would never be asked; set"
-                " a larger batchSize, or serve another instance"
-            )
-        known = [field.alias or name for name, field in type(self).model_fields.items()]
-        for name in self.model_extra or {}:
-            if close := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
-                raise ValueError(f"{name} is no setting; did you mean {close[0]}?")
-        return self
+# The kind of a value and the least it may be. Of TorchServe's settings those that we make; it has more, which pass.
+_TORCHSERVE: Final[Mapping[str, tuple[type, float]]] = {
+    "continuousBatching": (bool, 0),
+    "minWorkers": _COUNT,
+    "maxWorkers": _COUNT,
+    "batchSize": _COUNT,
+    "maxBatchDelay": (int, 0),
+    "jobQueueSize": _COUNT,
+    "responseTimeout": _COUNT,
+    "startupTimeout": _COUNT,
+    "maxRetryTimeoutInSec": _COUNT,
+    "deviceType": (str, 0),
+    "handler": (dict, 0),
+}
+_HANDLER: Final[Mapping[str, tuple[type, float]]] = {
+    "threads": _COUNT,
+    "call_milliseconds": _MILLISECONDS,
+    "stream_milliseconds": _MILLISECONDS,
+    "patience_milliseconds": _MILLISECONDS,
+    "max_prompt_tokens": _COUNT,
+    "max_new_tokens": _COUNT,
+}
+_MAY_BE_NULL: Final = frozenset({"threads", "patience_milliseconds"})
+_KINDS: Final = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a list of settings",
+}
 
 
 def worker_config(engine: str, precision: str, path: Path = MODEL_CONFIG) -> dict[str, Any]:
@@ -71,23 +60,44 @@ def worker_config(engine: str, precision: str, path: Path = MODEL_CONFIG) -> dic
     where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     try:
         config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        _Worker.model_validate(config)
     except yaml.YAMLError as error:
         raise ArchiveError(f"{where} is no YAML: {error}") from error
-    except ValidationError as error:
-        raise ArchiveError(f"{where}: {'; '.join(map(_said, error.errors()))}") from error
+    if not isinstance(config, dict) or "handler" not in config:
+        raise ArchiveError(f"{where} holds no settings under `handler:`; `git checkout` brings them back")
+    if problems := "; ".join(_problems(config)):
+        raise ArchiveError(f"{where}: {problems}")
     config["handler"] |= {"engine": engine, "precision": precision}
-    return dict(config)
+    return config
 
 
-def _said(error: Any) -> str:
-    """Return one of pydantic's errors with the setting's name first."""
-    name = ".".join(map(str, error["loc"]))
-    if name in ("handler.engine", "handler.precision"):
-        return f"{name} is not set here: say {name.partition('.')[2].upper()}=... to make"
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(error["loc"][-1]), list(_Handler.model_fields), n=1)
-        return f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else "")
-    if error["type"] == "model_type":
-        return f"{name or 'the file'} holds no settings"
-    return ": ".join(filter(None, (name, error["msg"].removeprefix("Value error, "))))
+def _problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in config.items():
+        if name in _TORCHSERVE:
+            yield from _wrong(name, value, *_TORCHSERVE[name])
+        elif close := difflib.get_close_matches(str(name), _TORCHSERVE, n=1, cutoff=0.8):
+            yield f"{name} is no setting; did you mean {close[0]}?"
+    if config.get("deviceType", "cpu") not in ("cpu", "gpu"):
+        yield "deviceType: must be cpu or gpu"
+    if config.get("continuousBatching") and (config.get("minWorkers", 1), config.get("maxWorkers", 1)) != (1, 1):
+        yield (
+            "minWorkers and maxWorkers must be 1 with continuousBatching: a second worker's requests would never be"
+            " answered; set a larger batchSize, or serve another instance"
+        )
+    handler = config["handler"]
+    for name, value in handler.items() if isinstance(handler, dict) else ():
+        if name in ("engine", "precision"):
+            yield f"handler.{name} is not set here: say {name.upper()}=... to make"
+        elif name in _HANDLER:
+            if value is not None or name not in _MAY_BE_NULL:
+                yield from _wrong(f"handler.{name}", value, *_HANDLER[name])
+        else:
+            close = difflib.get_close_matches(str(name), _HANDLER, n=1)
+            yield f"handler.{name} is no setting" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _wrong(name: str, value: object, kind: type, least: float) -> Iterator[str]:
+    kinds = (int, float) if kind is float else (kind,)
+    if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
+        yield f"{name}: must be {_KINDS[kind]}, not {value!r}"
+    elif isinstance(value, int | float) and value < least:
+        yield f"{name}: must be at least {least}, not {value}"

@@ -28,7 +28,10 @@ ELSEWHERE: Final[dict[str, tuple[str, ...]]] = {
     r"\S*godel deploy (list|weight|promote|rollback|remove|add 2).*": (ROLLOUT,),
     r"\S*godel deploy add default.*": (f"{CLUSTER}test_a_second_model_server_shares_the_load",),
     r"LISTEN=\S+ .*haproxy .*": (ROLLOUT,),
-    r"pg_(dump|restore) .*": (
+    r"\.venv/bin/torchrun .*-m training\.finetune .*": (
+        "tests/training/test_finetune.py::test_two_processes_train_as_one_with_twice_the_batch",
+    ),
+    r"(pg_dump|pg_restore|psql) .*": (
         "tests/gateway/test_backup.py::test_the_documented_commands_copy_a_postgresql_database_and_put_it_back",
     ),
 }

@@ -18,15 +18,17 @@ def test_the_projects_own_settings_are_taken_with_engine_and_precision() -> None
     ("line", "instead", "said"),
     [
         ("minWorkers: 1", "minWorkers: 2", "must be 1 with continuousBatching"),
-        ("batchSize: 16", "batchSize: abc", "batchSize: Input should be a valid integer"),
+        ("batchSize: 16", "batchSize: abc", "batchSize: must be a whole number, not 'abc'"),
         ("handler:", "handler", "is no YAML"),
         ("    threads: null", "\tthreads: null", "is no YAML"),
-        ("threads: null", "threads: many", "handler.threads: Input should be a valid integer"),
+        ("threads: null", "threads: many", "handler.threads: must be a whole number, not 'many'"),
         ("threads: null", "thread: 2", "handler.thread is no setting; did you mean threads?"),
         ("threads: null", "engine: torch", "say ENGINE=... to make"),
         ("responseTimeout: 15", "respnseTimeout: 15", "did you mean responseTimeout?"),
-        ('deviceType: "cpu"', "deviceType: gppu", "deviceType: Input should be 'cpu' or 'gpu'"),
-        ("max_prompt_tokens: 512", "max_prompt_tokens:", "handler.max_prompt_tokens"),
+        ('deviceType: "cpu"', "deviceType: gppu", "deviceType: must be cpu or gpu"),
+        ("max_prompt_tokens: 512", "max_prompt_tokens:", "handler.max_prompt_tokens: must be a whole number, not None"),
+        ("max_prompt_tokens: 512", "max_prompt_tokens: 0", "handler.max_prompt_tokens: must be at least 1, not 0"),
+        ("call_milliseconds: 60", "call_milliseconds: .inf", "handler.call_milliseconds: must be a number"),
     ],
 )
 def test_a_slip_is_told_with_the_name_of_the_setting(tmp_path: Path, line: str, instead: str, said: str) -> None:
