@@ -340,7 +340,8 @@ WAYS_OUT: dict[str, Callable[[Page, Path], object]] = {
 }
 
 
-def test_what_was_written_is_not_thrown_away_unasked(visit: Visit, tmp_path: Path) -> None:
+def unsaved(visit: Visit, tmp_path: Path) -> tuple[Page, Locator, Path]:
+    """Return a page on which somebody writes, with all ways out at hand; the editor; and a document to upload."""
     document = tmp_path / "go.md"
     document.write_text("Go is older.")
     page = visit()
@@ -349,6 +350,11 @@ def test_what_was_written_is_not_thrown_away_unasked(visit: Visit, tmp_path: Pat
     say(page, "How many?")
     expect(page.locator("#turns footer")).to_have_count(1)
     editor = write_knowledge(page, "Mine.")
+    return page, editor, document
+
+
+def test_what_was_written_is_not_thrown_away_unasked(visit: Visit, tmp_path: Path) -> None:
+    page, editor, document = unsaved(visit, tmp_path)
     page.on("dialog", lambda dialog: dialog.dismiss())
     for leave in WAYS_OUT.values():
         with page.expect_event("dialog"):
@@ -366,14 +372,7 @@ def test_what_was_written_is_not_thrown_away_unasked(visit: Visit, tmp_path: Pat
 
 @pytest.mark.parametrize("way", [way for way in WAYS_OUT if way != "reload"])
 def test_what_was_written_can_be_given_up(visit: Visit, tmp_path: Path, way: str) -> None:
-    document = tmp_path / "go.md"
-    document.write_text("Go is older.")
-    page = visit()
-    make_bot(page, "chess")
-    make_bot(page, "cricket")
-    say(page, "How many?")
-    expect(page.locator("#turns footer")).to_have_count(1)
-    editor = write_knowledge(page, "Mine.")
+    page, editor, document = unsaved(visit, tmp_path)
     page.on("dialog", lambda dialog: dialog.accept())
     with page.expect_event("dialog"):
         WAYS_OUT[way](page, document)
