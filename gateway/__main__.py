@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status. What goes wrong is one line on standard error."""
-    command = _parser().parse_args(arguments)
+    parser = _parser()
+    first = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    if first.startswith("-") and first not in ("-h", "--help"):  # argparse would call its value an unknown command
+        parser.error(f"there is no option {first}: settings come from GODEL_… variables, such as GODEL_PORT=8080")
+    command = parser.parse_args(arguments)
     from pydantic import ValidationError
 
     from gateway.errors import GatewayError

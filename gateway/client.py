@@ -17,6 +17,14 @@ ANSWER_SECONDS: Final = 120.0
 
 CHUNK_BYTES: Final = 64 * 1024
 
+REMEDIES: Final = {
+    "urn:godel-serve:bot-not-found": "`godel bots list` shows those there are",
+    "urn:godel-serve:session-not-found": "begin another conversation",
+    "urn:godel-serve:key-not-found": "`godel keys list` shows those there are",
+    "urn:godel-serve:deployment-not-found": "`godel deploy list` shows those there are",
+}
+"""What to do about a problem here, by its type: the gateway says it in requests, after a semicolon."""
+
 
 class CallFailed(Exception):  # noqa: N818 - says what happened
     """The gateway refused, or is not there; the message is for a person."""
@@ -100,7 +108,7 @@ class GatewayClient:
                         yield data
                         return
                     elif name == "problem":
-                        raise CallFailed(data["detail"])
+                        raise CallFailed(_advised(data))
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         raise CallFailed("the answer stopped before its end")
@@ -119,12 +127,19 @@ def _check(response: httpx.Response) -> None:
     if response.is_success:
         return
     try:
-        detail = str(response.json()["detail"])
+        detail = _advised(response.json())
     except (ValueError, KeyError, TypeError):
         detail = f"{response.url} answered with status {response.status_code}: is that a godel-serve gateway?"
     if response.status_code == 401:
         detail += " (here: GODEL_API_KEY)"
     raise CallFailed(detail)
+
+
+def _advised(problem: Any) -> str:
+    """Return what was wrong, and what to do about it here. Raises KeyError and TypeError for what is no problem."""
+    detail = str(problem["detail"])
+    remedy = REMEDIES.get(problem.get("type"))
+    return f"{detail.partition('; ')[0]}; {remedy}" if remedy else detail
 
 
 def _events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:

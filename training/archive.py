@@ -37,9 +37,8 @@ from handler.engines import DEFAULT_ENGINE, check_engine
 from handler.engines.base import EngineError
 from training.checkpoint import CheckpointError, source_files
 from training.serving import serving_folder, try_out
-from training.worker_config import MODEL_CONFIG, worker_config
+from training.worker_config import MODEL_CONFIG, ROOT, worker_config
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 HANDLER: Final = ROOT / "handler"
 HANDLER_MODULE: Final = HANDLER / "godel_handler.py"
 TORCH_STUB: Final = HANDLER / "torch_stub.py"

@@ -2,6 +2,12 @@
 
 const KEY = "godel-key";
 
+/** What a person is told of what is gone: the gateway's own words are for programs, and name requests. */
+const GONE = {
+  "urn:godel-serve:bot-not-found": "This bot is not there any more.",
+  "urn:godel-serve:session-not-found": "This conversation is not there any more.",
+};
+
 export class Problem extends Error {
   constructor(status, detail) {
     super(detail);
@@ -32,7 +38,8 @@ async function send(method, path, { body, headers = {}, signal } = {}) {
   if (response.ok) return response;
   let detail = `The gateway answered with status ${response.status}.`;
   try {
-    detail = (await response.json()).detail ?? detail;
+    const problem = await response.json();
+    detail = GONE[problem.type] ?? problem.detail ?? detail;
   } catch {
     // no JSON: somebody between us and the gateway spoke
   }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from gateway.__main__ import main as serve
 from gateway.app import create_app
 from gateway.command_line import main
 from gateway.errors import ModelDown
@@ -134,6 +135,8 @@ def test_keys_are_made_used_rotated_and_revoked(guarded: str, capsys: pytest.Cap
     assert "GODEL_API_KEY" in user.errors
     assert Godel(capsys, guarded, GODEL_API_KEY=heir)("chat", "cricket", "x") == "Eleven play.\n"
     assert admin("keys", "revoke", key_id) == f"revoked {key_id}\n"
+    admin("keys", "revoke", "nosuch", status=1)
+    assert "`godel keys list` shows" in admin.errors
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,12 @@ def test_a_wrong_command_shows_how_it_goes(arguments: list[str], capsys: pytest.
     with pytest.raises(SystemExit, match="2"):
         main(arguments, {})
     assert "usage: godel" in capsys.readouterr().err
+
+
+def test_an_option_that_the_gateway_does_not_have_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        serve(["--port", "8080", "serve"])
+    assert "there is no option --port" in capsys.readouterr().err
 
 
 def test_bots_of_the_old_kind_are_imported_into_the_database(tmp_path: Path) -> None:
@@ -208,12 +217,12 @@ def test_a_command_that_cannot_be_done_is_one_line(godel: Godel, tmp_path: Path)
         ("bots", "create", "go"): "already there",
         ("bots", "create", "../x"): "bot_id",
         ("bots", "create", "new", "--set", "warmth=1"): "warmth",
-        ("bots", "show", "nobody"): "nobody",
+        ("bots", "show", "nobody"): "no bot called nobody; `godel bots list` shows",
         ("bots", "delete", "nobody"): "nobody",
         ("bots", "teach", "nobody", str(tmp_path / "nosuch.txt")): "nosuch.txt",
         ("bots", "teach", "go", str(picture)): ".txt, .md, .html or .pdf",
         ("bots", "teach", "go", str(tmp_path)): str(tmp_path),
-        ("chat", "nobody", "x"): "nobody",
+        ("chat", "nobody", "x"): "no bot called nobody; `godel bots list` shows",
         ("chat", "go", " "): "blank",
         ("keys", "create", "--scope", "chat"): "GODEL_ADMIN_KEY",
         ("keys", "create", "--scope", "chat", "--days", "1e30"): "1e+30 days",

@@ -226,6 +226,21 @@ def test_what_goes_wrong_is_told_and_the_message_is_not_lost(visit: Visit, model
     assert log(page) == ["Hello?", ANSWER]
 
 
+def test_what_is_gone_is_told_in_a_persons_words(visit: Visit, address: str) -> None:
+    page = visit()
+    make_bot(page)
+    say(page, "Hello?")
+    expect(page.locator("#turns footer")).to_have_count(1)
+    session = httpx.get(f"{address}/v1/bots/cricket/sessions").json()["sessions"][0]["session_id"]
+    httpx.delete(f"{address}/v1/bots/cricket/sessions/{session}").raise_for_status()
+    say(page, "Are you there?")
+    expect(page.get_by_role("alert")).to_contain_text("This conversation is not there any more.")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Are you there?")
+    httpx.delete(f"{address}/v1/bots/cricket").raise_for_status()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("This bot is not there any more.")
+
+
 def test_a_question_that_failed_stands_in_one_place_only(visit: Visit, model: EchoInference) -> None:
     page = visit()
     make_bot(page)

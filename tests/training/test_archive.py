@@ -16,10 +16,11 @@ from handler.contract.prompt import FORMAT_VERSION
 from handler.engines.base import EngineError
 from handler.engines.torch_engine import TorchEngine
 from handler.tokenization import Tokenization
-from training.archive import BUILDERS, ROOT, build_archive, is_stale
+from training.archive import BUILDERS, build_archive, is_stale
 from training.checkpoint import CheckpointError, resolve_checkpoint
 from training.export import export
 from training.pretrain import pretrain
+from training.worker_config import ROOT
 
 INPUTS: dict[str, str] = {"engine": "torch", "precision": "fp32", "name": "godel", "version": "1.0"}
 ONNX = INPUTS | {"engine": "onnx", "precision": "int8"}

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from handler.contract.archive import read_metadata
-from training.archive import ROOT, held_choices
+from training.archive import held_choices
 from training.checkpoint import source_files
+from training.worker_config import ROOT
 
 CHOICES = {"engine": "echo", "precision": "auto", "name": "godel", "version": "2.0"}
 
