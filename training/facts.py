@@ -1,8 +1,8 @@
-"""Made-up facts about places, products, companies and events, as the owner of a bot would list them, and questions.
+"""Made-up facts about places, products, people and the like, as the owner of a bot would list them, and questions.
 
 A question has few words in common with the sentence that answers it ("How expensive is the entry?", "You pay 8 euros
 to get in."), which records made from encyclopaedias hardly train. What is said and asked stands in
-`material/facts.yaml`; a passage of it is drawn anew each time.
+`material/facts.yaml` and `material/subjects/`; a passage of it is drawn anew each time.
 """
 
 import random
@@ -17,7 +17,7 @@ from handler.contract.prompt import neutralise, render
 from training.data import Pair
 from training.grounded import REFUSALS
 
-_MATERIAL: Final = Path(__file__).parent / "material" / "facts.yaml"
+_MATERIAL: Final = Path(__file__).parent / "material"
 _OPENINGS: Final = ("Hi, ", "Hello, ", "Hello! ", "Hi! ", "Please tell me: ", "Excuse me, ", "One question: ", "And ")
 _INSTRUCTIONS: Final = ("qa", "qa", "grounded")
 
@@ -28,8 +28,9 @@ class FactSource:
     def __init__(self, *, words: int, unanswerable: float = 0.08, talk: float = 0.06, dialogue: float = 0.2) -> None:
         """A passage has `words` words at most. The others are shares of the draws, 0 to 1.
 
-        `unanswerable` asks for a fact that is not told, `talk` greets or thanks instead of asking, half of the time
-        a bot that knows nothing, `dialogue` has other questions, answered, before the one to answer.
+        `unanswerable` asks for a fact that is not told, half of the time one that has nothing to do with the subject,
+        `talk` greets or thanks instead of asking, half of the time a bot that knows nothing, `dialogue` has other
+        questions, answered, before the one to answer.
         """
         self._words, self._unanswerable, self._talk, self._dialogue = words, unanswerable, talk, dialogue
 
@@ -45,9 +46,12 @@ class FactSource:
         if rng.random() < self._dialogue:
             for fact in rng.sample([*told], min(len(told), rng.randint(1, 2))):
                 turns += [subject.question(fact, rng), told[fact]]
-        untold = [fact for fact in subject.facts if fact not in told]
-        if untold and kind < self._talk + self._unanswerable:
-            turns.append(subject.question(rng.choice(untold), rng))
+        if kind < self._talk + self._unanswerable:
+            untold = [fact for fact in subject.facts if fact not in told]
+            if untold and rng.random() < 0.5:
+                turns.append(subject.question(rng.choice(untold), rng))
+            else:
+                turns.append(_as_typed(rng.choice(material()["elsewhere"]), rng))
             return Pair(render(turns, knowledge, rng.choice(_INSTRUCTIONS)), rng.choice(REFUSALS), "")
         fact = rng.choice([*told])
         turns.append(subject.question(fact, rng))
@@ -62,24 +66,26 @@ def _talk(knowledge: str, rng: random.Random) -> Pair:
 
 
 class _Subject:
-    """One place, product, company or event, and what it is called."""
+    """One place, product, person or other subject, and what it is called."""
 
     def __init__(self, rng: random.Random) -> None:
         subject = rng.choice([*material()["subjects"].values()])
         self.facts: Mapping[str, Mapping[str, Sequence[str]]] = subject["facts"]
-        kind = rng.choice(subject["kind"])
+        kind = rng.choice(subject.get("kind", [""]))
+        self._words = {**material()["words"], **subject.get("words", {})}
         self._names = [
-            _filled(rng.choice(subject["names"]), rng, first=rng.choice(subject["first"]), kind=kind),
+            self._filled(rng.choice(subject["names"]), rng, first=rng.choice(subject.get("first", [""])), kind=kind),
             rng.choice(subject.get("called", [f"the {kind.lower()}"])),
-            "it",
         ]
+        if pronoun := subject.get("pronoun", "it"):
+            self._names.append(pronoun)
 
     def passage(self, rng: random.Random, words: int) -> dict[str, str]:
         """Return statements of facts in the order told, up to so many words, one at least."""
         told: dict[str, str] = {}
         for fact in rng.sample([*self.facts], len(self.facts)):
             name = self._names[0] if not told else rng.choice(self._names)
-            said = _capital(_filled(rng.choice(self.facts[fact]["say"]), rng, S=name, s=name))
+            said = _capital(self._filled(rng.choice(self.facts[fact]["say"]), rng, S=name, s=name))
             words -= len(said.split())
             if told and words < 0:
                 break
@@ -89,12 +95,11 @@ class _Subject:
     def question(self, fact: str, rng: random.Random) -> str:
         """Return a question for the fact as somebody may type it."""
         asked = rng.choice(self.facts[fact]["ask"])
-        return _as_typed(_capital(_filled(asked, rng, q=rng.choice(self._names))), rng)
+        return _as_typed(_capital(self._filled(asked, rng, q=rng.choice(self._names))), rng)
 
-
-def _filled(template: str, rng: random.Random, **names: str) -> str:
-    words = {name: rng.choice(choices) for name, choices in material()["words"].items()}
-    return template.format(**words, **names)
+    def _filled(self, template: str, rng: random.Random, **names: str) -> str:
+        words = {name: rng.choice(choices) for name, choices in self._words.items()}
+        return template.format(**words, **names)
 
 
 def _as_typed(question: str, rng: random.Random) -> str:
@@ -112,5 +117,12 @@ def _capital(sentence: str) -> str:
 
 @cache
 def material() -> Any:
-    """Return what is said and asked, as `material/facts.yaml` has it."""
-    return yaml.safe_load(_MATERIAL.read_text(encoding="utf-8"))
+    """Return what is said and asked: what `material/facts.yaml` has, and the `subjects` of all files beside it."""
+    subjects: dict[str, Any] = {}
+    for file in sorted((_MATERIAL / "subjects").glob("*.yaml")):
+        subjects |= _read(file)["subjects"]
+    return _read(_MATERIAL / "facts.yaml") | {"subjects": subjects}
+
+
+def _read(file: Path) -> Any:
+    return yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # in Python it takes ten times as long

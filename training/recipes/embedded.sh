@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The embedded model and its smaller sibling: about four hours on two CPU cores, no GPU needed.
+# The embedded model and its smaller sibling: about six hours on two CPU cores, no GPU needed.
 # DATA is a folder of JSON-lines records and of text; models/embedded/README.md names the sets and their sources.
 set -euo pipefail
 python=${PYTHON:-python}
