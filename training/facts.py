@@ -125,4 +125,4 @@ def material() -> Any:
 
 
 def _read(file: Path) -> Any:
-    return yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # in Python it takes ten times as long
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
