@@ -22,8 +22,10 @@ def _words(text: str) -> tuple[str, ...]:
 FIRST: Final = _words("amber silver copper marble velvet cotton yellow winter summer river forest island harbor")
 SECOND: Final = _words("falcon garden castle meadow lantern thunder window orchard pepper saddle ribbon bishop")
 THIRD: Final = _words("candle barrel dragon feather hammer jacket kettle ladder mirror needle oyster pillow")
-"""Words that the embedded model copies without fail, unless one of them comes twice. A password is one of each: the
-first two say whose it is, the third which version."""
+"""Words that the embedded model copies well, unless one of them comes twice. A password is one of each: the first two
+say whose it is, the third which version."""
+
+_OWNERS: Final = frozenset(f"{first} {second}" for first in FIRST for second in SECOND)
 
 MOST_PEOPLE: Final = len(FIRST) * len(SECOND)
 LONGEST_SESSION: Final = 8
@@ -36,7 +38,7 @@ def _paragraphs() -> list[str]:
 
 
 class Doubt(Exception):  # noqa: N818 - what it is, not yet an error
-    """An answer without any password: a model's own mistake, or somebody else's answer. To be asked again, alone."""
+    """An answer with nobody's password: a model's own mistake, or somebody else's answer. To be asked again, alone."""
 
 
 class BrokenPromise(AssertionError):  # noqa: N818 - says what happened
@@ -117,7 +119,7 @@ class Person:
     def check_answer(self, text: str) -> None:
         """Raise BrokenPromise unless the answer is of this person's bot, as it is now; Doubt when it does not say."""
         found = _PASSWORD.search(text)
-        if found is None or found[2] not in THIRD:
+        if found is None or found[1] not in _OWNERS or found[2] not in THIRD:  # none, or one copied with a fault
             raise Doubt(text)
         if found[1] != self.own_words:
             raise BrokenPromise(f"{self.bot_id} answered with somebody else's password: {text!r}")

@@ -101,7 +101,14 @@ async def test_an_answer_that_is_somebody_elses_is_noticed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["chat", "stream", "turn"])
-@pytest.mark.parametrize("beside", ["It rains.", "The password of the club is amber falcon fal falcon feather."])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "It rains.",
+        "The password of the club is amber falcon fal falcon feather.",
+        "The password of the club is amber falfalcon feather.",
+    ],
+)
 async def test_an_answer_beside_the_question_is_a_mistake_when_it_comes_again_and_else_noticed(
     kind: str, beside: str
 ) -> None:
