@@ -51,13 +51,19 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """A message and the answer to it, kept together or not at all."""
+class Said:
+    """A message and the answer to it."""
 
     number: int
     """1 for the first of its session."""
     message: str
     response: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange(Said):
+    """What was said, kept together or not at all, and when."""
+
     created_at: datetime
 
 

@@ -4,17 +4,18 @@ What is asked of a database is work on a connection of SQLAlchemy's, done in one
 in SQLite, which is a library, by a thread or at once; in PostgreSQL, which is a server, while the event loop goes on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import URL, Insert, make_url
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy import URL, make_url
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import Misconfigured
 from gateway.store.postgresql import PostgresqlDatabase
+from gateway.store.prepared import Prepared, Row
 from gateway.store.sqlite import SqliteDatabase
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -32,8 +33,8 @@ class Database(Protocol):
 
     url: URL
 
-    async def glance(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` reads: a few rows, found by their key."""
+    async def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return what `statement` reads: a few rows, found by their key."""
         ...
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -47,7 +48,7 @@ class Database(Protocol):
         """
         ...
 
-    async def write_one(self, statement: Insert, values: Mapping[str, Any]) -> RowMapping | None:
+    async def write_one(self, statement: Prepared, values: Mapping[str, Any]) -> Row | None:
         """Return the one row that `statement` returns, or None, when what it wrote is kept. Raises as `write`.
 
         For what is written with every question: a statement alone needs neither to begin nor to end a transaction.

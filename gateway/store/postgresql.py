@@ -2,13 +2,15 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Insert
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy import URL
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from gateway.store.prepared import Prepared, Row
 
 LOCK: Final = 0x60DE1
 """The key of the advisory lock round what must come first."""
@@ -38,7 +40,10 @@ class PostgresqlDatabase:
         async with self._transaction() as connection:
             return await connection.run_sync(work)
 
-    glance = read
+    async def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return what `statement` reads."""
+        async with self._transaction() as connection:
+            return (await connection.execute(statement.statement, values)).mappings().all()
 
     async def write(self, work: Callable[[Connection], T], *, first: bool = False) -> T:
         """Return what `work` returns when what it wrote is kept."""
@@ -47,10 +52,10 @@ class PostgresqlDatabase:
                 await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             return await connection.run_sync(work)
 
-    async def write_one(self, statement: Insert, values: Mapping[str, Any]) -> RowMapping | None:
+    async def write_one(self, statement: Prepared, values: Mapping[str, Any]) -> Row | None:
         """Return the one row that `statement` returns, or None, when what it wrote is kept."""
         async with self._transaction() as connection:
-            return (await connection.execute(statement, values)).mappings().one_or_none()
+            return (await connection.execute(statement.statement, values)).mappings().one_or_none()
 
     async def dispose(self) -> None:
         """Close every connection."""

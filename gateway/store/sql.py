@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Executable, bindparam, delete, func, select, update
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from gateway.bots import Bot, BotDraft, BotEntry
 from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.store.port import BotPage
+from gateway.store.prepared import Prepared, Row
 from gateway.store.schema import bots
 from gateway.store.sql_keys import SqlKeys
 from gateway.store.sql_routing import SqlRouting
@@ -27,7 +28,7 @@ _SUMMARY: Final = (
     *(bots.c[name] for name in ("bot_id", "name", "instruction", "created_at", "updated_at")),
     func.length(bots.c.knowledge).label("knowledge_characters"),
 )
-_BY_NAME: Final = select(bots).where(bots.c.bot_id == bindparam("name"))
+_BY_NAME: Final = Prepared(select(bots).where(bots.c.bot_id == bindparam("name")))
 
 
 class SqlBots(SqlDatabase):
@@ -35,7 +36,7 @@ class SqlBots(SqlDatabase):
 
     async def get(self, bot_id: str) -> Bot:
         """Return a bot. Raises BotNotFound."""
-        rows = await self._rows(_BY_NAME, {"name": bot_id})
+        rows = await self._rows(_BY_NAME, name=bot_id)
         if not rows:
             raise BotNotFound(bot_id)
         return _bot(rows[0])
@@ -122,11 +123,11 @@ def _unchanged(seen: Bot) -> list[ColumnElement[bool]]:
     return [bots.c.bot_id == seen.bot_id, bots.c.revision == seen.revision, bots.c.created_at == seen.created_at]
 
 
-def _first(statement: Executable, connection: Connection) -> RowMapping | None:
+def _first(statement: Executable, connection: Connection) -> Row | None:
     return connection.execute(statement).mappings().one_or_none()
 
 
-def _bot(row: RowMapping) -> Bot:
+def _bot(row: Row) -> Bot:
     return Bot(**row)
 
 

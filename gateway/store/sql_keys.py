@@ -4,15 +4,16 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from gateway.errors import KeyNotFound
 from gateway.keys import Key
 from gateway.store.port import KeyPage
+from gateway.store.prepared import Prepared, Row
 from gateway.store.schema import keys
 from gateway.store.transactions import SqlDatabase
 
-_BY_ID: Final = select(keys).where(keys.c.key_id == bindparam("id"))
+_BY_ID: Final = Prepared(select(keys).where(keys.c.key_id == bindparam("id")))
 
 
 class SqlKeys(SqlDatabase):
@@ -24,7 +25,7 @@ class SqlKeys(SqlDatabase):
 
     async def get_key(self, key_id: str) -> Key:
         """Return a key, expired or not. Raises KeyNotFound."""
-        rows = await self._rows(_BY_ID, {"id": key_id})
+        rows = await self._rows(_BY_ID, id=key_id)
         if not rows:
             raise KeyNotFound
         return _key(rows[0])
@@ -73,5 +74,5 @@ def _row(key: Key) -> dict[str, Any]:
     }
 
 
-def _key(row: RowMapping) -> Key:
+def _key(row: Row) -> Key:
     return Key(**{**row, "bots": None if row["bots"] is None else tuple(row["bots"])})

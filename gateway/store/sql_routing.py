@@ -3,14 +3,17 @@
 from typing import Any, Final
 
 from sqlalchemy import delete, select
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from gateway.deployments import Address, Deployment, Routing
 from gateway.errors import RoutingConflict
+from gateway.store.prepared import Prepared, Row
 from gateway.store.schema import model_routes
 from gateway.store.transactions import SqlDatabase
 
 KEPT_REVISIONS: Final = 100
+
+_NEWEST: Final = Prepared(select(model_routes).order_by(model_routes.c.revision.desc()).limit(1))
 
 
 class SqlRouting(SqlDatabase):
@@ -18,8 +21,7 @@ class SqlRouting(SqlDatabase):
 
     async def read_routing(self) -> Routing:
         """Return the routing; what holds by default when none was written."""
-        query = select(model_routes).order_by(model_routes.c.revision.desc()).limit(1)
-        rows = await self._rows(query)
+        rows = await self._rows(_NEWEST)
         return _routing(rows[0]) if rows else Routing()
 
     async def write_routing(self, routing: Routing) -> None:
@@ -52,7 +54,7 @@ def _row(routing: Routing) -> dict[str, Any]:
     }
 
 
-def _routing(row: RowMapping) -> Routing:
+def _routing(row: Row) -> Routing:
     return Routing(
         revision=row["revision"],
         deployments=tuple(

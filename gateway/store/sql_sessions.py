@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import Final
 
 from sqlalchemy import bindparam, delete, func, insert, select
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from gateway.conversations import Exchange, Session, new_session_id
+from gateway.conversations import Exchange, Said, Session, new_session_id
 from gateway.errors import BotNotFound, SessionNotFound, TooManySessions
 from gateway.store.port import SessionPage
+from gateway.store.prepared import Prepared, Row
 from gateway.store.schema import exchanges, sessions
 from gateway.store.transactions import SqlDatabase
 
@@ -19,11 +20,11 @@ _ALIVE = (
     sessions.c.bot_id == bindparam("bot"),
     sessions.c.updated_at >= bindparam("since"),
 )
-_LIVING: Final = select(sessions).where(*_ALIVE)
+_LIVING: Final = Prepared(select(sessions).where(*_ALIVE))
 
 # One statement: every question in a session asks it. A session without exchanges gives one row of nulls.
-_RECENT: Final = (
-    select(exchanges)
+_RECENT: Final = Prepared(
+    select(exchanges.c.number, exchanges.c.message, exchanges.c.response)
     .select_from(sessions)
     .outerjoin(exchanges, exchanges.c.session_id == sessions.c.session_id)
     .where(*_ALIVE)
@@ -34,7 +35,7 @@ _RECENT: Final = (
 _HOW_MANY: Final = select(func.count()).where(sessions.c.bot_id == bindparam("bot"))
 
 # The session's row is locked, so that numbers follow each other without a gap; a trigger counts in it.
-_SAY: Final = (
+_SAY: Final = Prepared(
     insert(exchanges)
     .from_select(
         [exchanges.c.session_id, exchanges.c.number, exchanges.c.message, exchanges.c.response, exchanges.c.created_at],
@@ -78,7 +79,7 @@ class SqlSessions(SqlDatabase):
 
     async def get_session(self, bot_id: str, session_id: str, *, since: datetime) -> Session:
         """Return a session. Raises SessionNotFound, also when it is another bot's."""
-        rows = await self._rows(_LIVING, {"bot": bot_id, "session": session_id, "since": since})
+        rows = await self._rows(_LIVING, bot=bot_id, session=session_id, since=since)
         if not rows:
             raise SessionNotFound(bot_id)
         return Session(**rows[0])
@@ -97,20 +98,19 @@ class SqlSessions(SqlDatabase):
         query = select(exchanges).where(exchanges.c.session_id == session_id, exchanges.c.number > after)
         return [_exchange(row) for row in await self._many_rows(query.order_by(exchanges.c.number).limit(limit))]
 
-    async def recent_exchanges(
-        self, bot_id: str, session_id: str, *, limit: int, since: datetime
-    ) -> Sequence[Exchange]:
+    async def recent_exchanges(self, bot_id: str, session_id: str, *, limit: int, since: datetime) -> Sequence[Said]:
         """Return the last `limit` exchanges of a session, in order. Raises SessionNotFound as `get_session`."""
-        rows = await self._rows(_RECENT, {"bot": bot_id, "session": session_id, "since": since, "most": limit})
+        rows = await self._rows(_RECENT, bot=bot_id, session=session_id, since=since, most=limit)
         if not rows:
             raise SessionNotFound(bot_id)
-        return [_exchange(row) for row in reversed(rows) if row["number"] is not None]
+        return [Said(**row) for row in reversed(rows) if row["number"] is not None]
 
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
         """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""
         moment = self._clock()
-        said = {"bot": bot_id, "session": session_id, "message": message, "response": response, "moment": moment}
-        row = await self._write_one(_SAY, said)
+        row = await self._write_one(
+            _SAY, bot=bot_id, session=session_id, message=message, response=response, moment=moment
+        )
         if row is None:
             raise SessionNotFound(bot_id)
         return Exchange(number=row["number"], message=message, response=response, created_at=moment)
@@ -128,5 +128,5 @@ class SqlSessions(SqlDatabase):
         return await self._write(lambda connection: connection.execute(statement).rowcount)
 
 
-def _exchange(row: RowMapping) -> Exchange:
+def _exchange(row: Row) -> Exchange:
     return Exchange(**{name: row[name] for name in ("number", "message", "response", "created_at")})

@@ -4,18 +4,19 @@ import asyncio
 import contextlib
 import math
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Insert, StaticPool, create_engine, event
-from sqlalchemy.engine import Connection, Engine, RowMapping
+from sqlalchemy import URL, StaticPool, create_engine, event
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gateway.errors import Misconfigured, StoreUnavailable
+from gateway.store.prepared import Prepared, Row
 
 READERS: Final = 4
 """Threads that read much at a time."""
@@ -56,12 +57,14 @@ class SqliteDatabase:
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
 
-    async def glance(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` reads, at once: to find a row by its key takes less time than to call a thread."""
+    async def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return what `statement` reads, at once: to find a row by its key takes less time than to call a thread."""
         try:
-            return self._reading.do(work)
+            return self._reading.rows(statement, values)
         except OperationalError:  # another process mends the log, or holds the file to itself
-            return await self.read(work)  # which waits, but elsewhere
+            return await self.read(  # which waits, but elsewhere
+                lambda connection: connection.execute(statement.statement, values).mappings().all()
+            )
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` reads."""
@@ -72,11 +75,12 @@ class SqliteDatabase:
         async with self._turn_to_write():
             return await self._call(self._writer, partial(_locked, work) if first else work)
 
-    async def write_one(self, statement: Insert, values: Mapping[str, Any]) -> RowMapping | None:
+    async def write_one(self, statement: Prepared, values: Mapping[str, Any]) -> Row | None:
         """Return the one row that `statement` returns, or None, when what it wrote is kept."""
         async with self._turn_to_write():
-            work = partial(_one, statement, values)
-            return await asyncio.get_running_loop().run_in_executor(self._writer, self._writing.do, work)
+            loop = asyncio.get_running_loop()
+            rows = await loop.run_in_executor(self._writer, self._writing.rows, statement, values)
+        return rows[0] if rows else None
 
     async def dispose(self) -> None:
         """Finish what is being done, then close every connection."""
@@ -111,12 +115,12 @@ class _Held:
         self._engine = _engine(url, busy_timeout_ms, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
         self._connection: Connection | None = None
 
-    def do(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` returns; after an error of the database the next one gets a new connection."""
+    def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return the rows of `statement`; after an error of the database the next one gets a new connection."""
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
-            return work(self._connection)
+            return statement.rows(self._connection.connection.driver_connection, values)  # type: ignore[arg-type]
         except DBAPIError:
             self.close()
             raise
@@ -141,10 +145,6 @@ def remedy(error: object) -> str:
 def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return work(connection)
-
-
-def _one(statement: Insert, values: Mapping[str, Any], connection: Connection) -> RowMapping | None:
-    return connection.execute(statement, values).mappings().one_or_none()
 
 
 def _locked(work: Callable[[Connection], T], connection: Connection) -> T:

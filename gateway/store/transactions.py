@@ -2,20 +2,21 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import Insert, Select
+from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.errors import StoreUnavailable
 from gateway.store.database import TIMEOUT_SECONDS, Database, migrate, open_database
 from gateway.store.memory import now
+from gateway.store.prepared import Prepared, Row
 from gateway.store.sqlite import remedy
 
 QUIET_SECONDS: Final = 10.0
@@ -57,12 +58,12 @@ class SqlDatabase:
         finally:
             await database.dispose()
 
-    async def _rows(self, query: Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[RowMapping]:
+    async def _rows(self, query: Prepared, **values: Any) -> Sequence[Row]:
         """Return the rows of `query`: a few, found by their key."""
         with self._told_of():
-            return await self._database.glance(lambda connection: connection.execute(query, values).mappings().all())
+            return await self._database.rows(query, values)
 
-    async def _many_rows(self, query: Select[Any]) -> Sequence[RowMapping]:
+    async def _many_rows(self, query: Select[Any]) -> Sequence[Row]:
         """Return the rows of `query`, however many."""
         with self._told_of():
             return await self._database.read(lambda connection: connection.execute(query).mappings().all())
@@ -72,7 +73,7 @@ class SqlDatabase:
         with self._told_of():
             return await self._database.write(work)
 
-    async def _write_one(self, statement: Insert, values: Mapping[str, Any]) -> RowMapping | None:
+    async def _write_one(self, statement: Prepared, **values: Any) -> Row | None:
         """Return the one row that `statement` returns, or None, when what it wrote is kept."""
         with self._told_of():
             return await self._database.write_one(statement, values)
