@@ -42,15 +42,16 @@ class _JoiningTransport:
         """Send `data` before the event loop's next turn is over."""
         if data:
             if not self._written:
-                self._loop.call_soon(self._send)
+                self._loop.call_soon(self.flush)
             self._written.append(data)
 
     def close(self) -> None:
         """Send what was written, then close the connection."""
-        self._send()
+        self.flush()
         self._transport.close()
 
-    def _send(self) -> None:
+    def flush(self) -> None:
+        """Send what was written."""
         if self._written:
             self._transport.write(b"".join(self._written))
             self._written.clear()
@@ -90,6 +91,11 @@ class PatientProtocol(H11Protocol):
         elif self._timer is None:
             self._since = self.loop.time()
             self._arm(self.receive_seconds)
+
+    def on_response_complete(self) -> None:
+        """Send what is left of a response: until the event loop's next turn it would wait behind other requests."""
+        cast("_JoiningTransport", self.transport).flush()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the connection."""

@@ -16,17 +16,31 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     Call it when the request's body has been read: what arrives after that is only the end of the connection.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
+    # The work is this task's own: handed back by another, its result would wait behind other requests, and again.
+    mine = asyncio.current_task()
+    if mine is None:
+        raise AssertionError("a coroutine runs in a task")
+    gone = False
+
+    def leave(watch: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if not watch.cancelled():
+            watch.exception()  # what the server says when nobody is there any more is no news
+            gone = mine.cancel()
+
+    watch = asyncio.ensure_future(_gone(request))
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("the client closed its connection")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone and mine.cancelling() == 1:  # nobody else cancels it too
+            raise ClientGone("the client closed its connection") from None
+        raise
     finally:
-        for unfinished in (task, gone):
-            unfinished.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        watch.remove_done_callback(leave)
+        watch.cancel()
+        if gone:
+            mine.uncancel()
 
 
 async def _gone(request: Request) -> None:
