@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from launcher.serve import Stack
@@ -35,7 +36,9 @@ def pytest_configure() -> None:
     number, count = (os.environ.get(f"PYTEST_XDIST_{name}") for name in ("WORKER", "WORKER_COUNT"))
     if number and count and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[int(number.removeprefix("gw")) :: int(count)] or cores)
+        mine = cores[int(number.removeprefix("gw")) :: int(count)] or cores
+        os.sched_setaffinity(0, mine)
+        torch.set_num_threads(len(mine))  # it has counted them already; two on one core wait for each other's turn
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
