@@ -48,6 +48,18 @@ def new_model(
     return model
 
 
+def fuse_attention(model: Any) -> None:
+    """Let the encoder of `model`, a T5, attend in one kernel on a GPU. Raises ValueError without Triton.
+
+    What the kernel does not do goes as it did: a CPU, float32, dropout.
+    """
+    try:
+        from training import attention
+    except ImportError as error:
+        raise ValueError("fuse_attention needs Triton, which comes with PyTorch for GPUs") from error
+    attention.use(model)
+
+
 def compile_blocks(model: Any, backend: str = "inductor") -> None:
     """Let torch.compile make programs of those blocks of `model`, a T5, that have none yet.
 

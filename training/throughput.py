@@ -1,16 +1,18 @@
 """How fast a recipe would train here: `python -m training.throughput RECIPE --peak_tflops 989`.
 
-Tries each stage with batches of several sizes, compiled and not, for some seconds each, and prints tokens a second,
+Tries each stage with batches of several sizes, compiled and not, attending in one kernel and not, for some seconds
+each, and prints tokens a second,
 the share of the device's peak, and how long the device waited for data. Nothing of it stays. What comes out goes into
 the recipe's `tokens` and `compile`.
 """
 
+import itertools
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +32,8 @@ from training.train import new_accelerator, train
 LOG_EVERY = 5
 """Steps a row; the first row of a trial, in which kernels are chosen, is not counted."""
 
+WAYS: Final = {"no": [False], "yes": [True], "both": [False, True]}
+
 
 def trials(
     recipe: Mapping[str, Any],
@@ -38,6 +42,7 @@ def trials(
     folder: Path,
     *,
     sizes: Sequence[int],
+    fused: Sequence[bool],
     compiled: Sequence[bool],
     seconds: float,
     peak_tflops: float,
@@ -45,13 +50,12 @@ def trials(
     """Yield, for each stage, size of batches and way of running, what was measured in so many seconds."""
     accelerator = new_accelerator()
     for number, stage in enumerate(recipe["stages"], start=1):
-        for way in compiled:
-            for size in sizes:
-                shape = stage.get("shape", {}) | {"tokens": size}
-                tried = {**recipe, "stages": [*recipe["stages"]]}
-                tried["stages"][number - 1] = stage | {"shape": shape}
-                found = _trial(tried, number, material, tokenizer, folder, accelerator, way, seconds, peak_tflops)
-                yield {"stage": stage["name"], "tokens": size, "compiled": way} | found
+        for size, fuse, way in itertools.product(sizes, fused, compiled):
+            shape = stage.get("shape", {}) | {"tokens": size}
+            tried = {**recipe, "stages": [*recipe["stages"]]}
+            tried["stages"][number - 1] = stage | {"shape": shape}
+            found = _trial(tried, number, material, tokenizer, folder, accelerator, fuse, way, seconds, peak_tflops)
+            yield {"stage": stage["name"], "tokens": size, "fused": fuse, "compiled": way} | found
 
 
 def _trial(
@@ -61,6 +65,7 @@ def _trial(
     tokenizer: Tokenizer,
     folder: Path,
     accelerator: Accelerator,
+    fused: bool,
     compiled: bool,
     seconds: float,
     peak_tflops: float,
@@ -81,6 +86,7 @@ def _trial(
                 plan,
                 Path(scratch),
                 accelerator,
+                fused=fused,
                 compiled=compiled,
             )
         except torch.OutOfMemoryError:
@@ -108,22 +114,24 @@ def main() -> None:
         "--tokens", type=whole(64), nargs="+", default=[32768, 65536, 131072], help="of a batch (default: %(default)s)"
     )
     parser.add_argument(
-        "--compile", choices=("no", "yes", "both"), default="both", help="run by torch.compile (default: %(default)s)"
+        "--fuse", choices=list(WAYS), default="no", help="attend in one kernel, on a GPU (default: %(default)s)"
     )
+    parser.add_argument("--compile", choices=list(WAYS), default="both", help="by torch.compile (default: %(default)s)")
     parser.add_argument("--seconds", type=above_zero, default=120.0, help="in all, about (default: %(default)s)")
     options = parser.parse_args()
-    ways = {"no": [False], "yes": [True], "both": [False, True]}[options.compile]
+    fused, compiled = WAYS[options.fuse], WAYS[options.compile]
     try:
         recipe, data, text, folder = recipe_with_files(options)
         tokenizer = recipe_tokenizer(recipe["tokenizer"], data, text, folder)
-        each = options.seconds / (len(recipe["stages"]) * len(options.tokens) * len(ways))
+        each = options.seconds / (len(recipe["stages"]) * len(options.tokens) * len(fused) * len(compiled))
         for row in trials(
             recipe,
             Material(data, text),
             tokenizer,
             folder,
             sizes=options.tokens,
-            compiled=ways,
+            fused=fused,
+            compiled=compiled,
             seconds=each,
             peak_tflops=options.peak_tflops,
         ):

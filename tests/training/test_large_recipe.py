@@ -104,7 +104,15 @@ def test_a_trial_tells_each_stages_speed_by_size_and_leaves_nothing(
     def tried(seconds: float, sizes: list[int]) -> list[dict[str, Any]]:
         folder = tmp_path / "run"
         ways = trials(
-            recipe, material, tokenizer, folder, sizes=sizes, compiled=[False], seconds=seconds, peak_tflops=0.1
+            recipe,
+            material,
+            tokenizer,
+            folder,
+            sizes=sizes,
+            fused=[False],
+            compiled=[False],
+            seconds=seconds,
+            peak_tflops=0.1,
         )
         return list(ways)
 

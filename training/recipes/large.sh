@@ -13,7 +13,8 @@ peak=${PEAK:-989}
 
 $python -m training.shards "$recipe" --data "$data" --output_dir "$run/pretrained"
 if [ -n "${TRIAL:-}" ]; then
-    exec $python -m training.throughput "$recipe" --data "$data" --output_dir "$run/pretrained" --peak_tflops "$peak"
+    exec $python -m training.throughput "$recipe" --data "$data" --output_dir "$run/pretrained" --peak_tflops "$peak" \
+        --fuse both
 fi
 $python -m training.pretrain "$recipe" --data "$data" --output_dir "$run/pretrained" \
     --minutes "${MINUTES:-20}" --peak_tflops "$peak"
