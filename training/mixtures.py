@@ -39,6 +39,14 @@ class Material:
             self._passages = PassageSource(document for path in self._text for document in read_documents(path))
         return self._passages
 
+    def files(self, stage: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the files that a recipe's stage draws from, by their names."""
+        entries = stage.get("mixture", ())
+        files = {entry["file"]: self._data / entry["file"] for entry in entries if "file" in entry}
+        if "spans" in stage or any(entry.get("exercise") in _ON_TEXT for entry in entries):
+            files |= {path.name: path for path in self._text}
+        return files
+
 
 def build_mixture(entries: Sequence[Mapping[str, Any]], material: Material) -> Mixture:
     """Return the mixture of `entries` over `material`.

@@ -84,15 +84,17 @@ def pretrain(
     for number, stage in enumerate(recipe["stages"], start=1):
         plan = stage_plan(recipe, number, peak_tflops)
         plan = replace(plan, minutes=plan.minutes * pace)
-        if accelerator.is_main_process:
-            keep_stage(folders[number - 1], stage, plan)
+        source = stage_source(recipe, number, material, tokenizer, folder, share)
+        if accelerator.is_main_process:  # rows made beforehand know what they were made of
+            keep_stage(folders[number - 1], stage, plan, {} if "rows" in stage else material.files(stage))
         progress = train(
             model,
-            stage_source(recipe, number, material, tokenizer, folder, share),
+            source,
             answer_objective(stage.get("choice_weight", 0.0)),
             plan,
             folders[number - 1],
             accelerator,
+            fused=bool(recipe.get("fuse_attention")),
             compiled=bool(recipe.get("compile")),
         )
         accelerator.print(f"{stage['name']}: {progress.step} steps, last loss {progress.loss:.3f}")

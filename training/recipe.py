@@ -70,15 +70,15 @@ def begun_stages(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"[0-9]*-*/{STATE}"))
 
 
-def keep_stage(folder: Path, stage: Mapping[str, Any], plan: Plan) -> None:
-    """Write down what the stage in `folder` is made of, or check that it goes on with the same.
+def keep_stage(folder: Path, stage: Mapping[str, Any], plan: Plan, files: Mapping[str, Path]) -> None:
+    """Write down what the stage in `folder` is made of, `files` with their contents, or check that it goes on so.
 
     Raises RunFolderError naming what differs.
     """
     settings = {name: value for name, value in stage["plan"].items() if name not in _PACE}
     if plan.minutes:
         settings["minutes"] = plan.minutes  # of the run's time, where that was given
-    keep_options(folder, {**stage, "plan": settings}, begun=(folder / STATE).is_file())
+    keep_options(folder, {**stage, "plan": settings}, files=files, begun=(folder / STATE).is_file())
 
 
 def recipe_parser(module: str, description: str) -> argparse.ArgumentParser:

@@ -171,14 +171,22 @@ def row_maker(
     return drawn
 
 
-def make_shards(make_rows: MakeRows, folder: Path, pools: int, *, processes: int, made_of: Mapping[str, Any]) -> int:
+def make_shards(
+    make_rows: MakeRows,
+    folder: Path,
+    pools: int,
+    *,
+    processes: int,
+    made_of: Mapping[str, Any],
+    files: Mapping[str, Path] | None = None,
+) -> int:
     """Write so many pools to `folder`, those that it lacks, and return how many tokens all hold.
 
-    `made_of` says what decides the rows: a folder of other rows is refused. Raises RunFolderError, OSError and what
-    making rows raises.
+    `made_of`, and the contents of `files`, decide the rows: a folder of other rows is refused. Raises RunFolderError,
+    OSError and what making rows raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    keep_options(folder, made_of)
+    keep_options(folder, made_of, files=files)
     missing = [pool for pool in range(pools) if not (folder / _TABLE.format(pool)).is_file()]
     global _working  # what forked processes find where they begin: rows' sources are too large to send
     _working = make_rows, folder
@@ -241,6 +249,7 @@ def prepare(recipe: Mapping[str, Any], tokenizer: Tokenizer, material: Material,
                 "pool": shape.pool,
                 "seed": seed,
             },
+            files=material.files(stage),
         )
         print(f"{stage['name']}: {tokens / 1e6:.1f} M tokens of rows in {time.monotonic() - began:.0f} s")
 

@@ -203,6 +203,13 @@ def test_a_run_is_not_resumed_by_another_recipe(
         pretrain(other, data=data, text=[data / "text.txt"], folder=begun)
 
 
+def test_a_run_is_not_resumed_over_changed_data(begun: Path, data: Path, recipe: dict[str, Any]) -> None:
+    with (data / "text.txt").open("a") as text:
+        text.write("One more sentence than the first stage was trained on.\n")
+    with pytest.raises(RunFolderError, match=r"begun with other text\.txt than .*text\.txt holds now"):
+        pretrain(recipe, data=data, text=[data / "text.txt"], folder=begun)
+
+
 def test_a_run_is_not_pretrained_on_by_another_number_of_processes(
     begun: Path, data: Path, recipe: dict[str, Any]
 ) -> None:
