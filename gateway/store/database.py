@@ -33,8 +33,8 @@ class Database(Protocol):
 
     url: URL
 
-    async def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
-        """Return what `statement` reads: a few rows, found by their key."""
+    async def rows(self, prepared: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return what `prepared` reads: a few rows, found by their key."""
         ...
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -48,8 +48,8 @@ class Database(Protocol):
         """
         ...
 
-    async def write_one(self, statement: Prepared, values: Mapping[str, Any]) -> Row | None:
-        """Return the one row that `statement` returns, or None, when what it wrote is kept. Raises as `write`.
+    async def write_one(self, prepared: Prepared, values: Mapping[str, Any]) -> Row | None:
+        """Return the one row that `prepared` returns, or None, when what it wrote is kept. Raises as `write`.
 
         For what is written with every question: a statement alone needs neither to begin nor to end a transaction.
         """

@@ -40,10 +40,10 @@ class PostgresqlDatabase:
         async with self._transaction() as connection:
             return await connection.run_sync(work)
 
-    async def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
-        """Return what `statement` reads."""
+    async def rows(self, prepared: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return what `prepared` reads."""
         async with self._transaction() as connection:
-            return (await connection.execute(statement.statement, values)).mappings().all()
+            return (await connection.execute(prepared.statement, values)).mappings().all()
 
     async def write(self, work: Callable[[Connection], T], *, first: bool = False) -> T:
         """Return what `work` returns when what it wrote is kept."""
@@ -52,10 +52,10 @@ class PostgresqlDatabase:
                 await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             return await connection.run_sync(work)
 
-    async def write_one(self, statement: Prepared, values: Mapping[str, Any]) -> Row | None:
-        """Return the one row that `statement` returns, or None, when what it wrote is kept."""
+    async def write_one(self, prepared: Prepared, values: Mapping[str, Any]) -> Row | None:
+        """Return the one row that `prepared` returns, or None, when what it wrote is kept."""
         async with self._transaction() as connection:
-            return (await connection.execute(statement.statement, values)).mappings().one_or_none()
+            return (await connection.execute(prepared.statement, values)).mappings().one_or_none()
 
     async def dispose(self) -> None:
         """Close every connection."""

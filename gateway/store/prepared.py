@@ -19,17 +19,18 @@ _DIALECT: Final = sqlite.dialect(paramstyle="named")
 
 
 class Prepared:
-    """A statement whose values have names, none of them a list; `statement` is what SQLAlchemy executes."""
+    """A statement whose values have names, none of them a list."""
 
     def __init__(self, statement: Select[Any] | Insert) -> None:
-        """`statement` is a SELECT, or an INSERT that returns a row."""
+        """`statement` is a SELECT, or an INSERT that returns a row; it stays what SQLAlchemy executes elsewhere."""
         self.statement = statement
         compiled = statement.compile(dialect=_DIALECT)
         self._text = str(compiled)
-        self._values = dict(compiled.params)  # those that the statement brings along, None where one is to be given
+        binds = compiled.bind_names.items()
+        self._own = {name: compiled.params[name] for bound, name in binds if not bound.required}
         self._given = {
             name: turned
-            for bound, name in compiled.bind_names.items()
+            for bound, name in binds
             if (turned := bound.type.dialect_impl(_DIALECT).bind_processor(_DIALECT))
         }
         columns = {str(column.key): column.type for column in statement.exported_columns}
@@ -42,7 +43,7 @@ class Prepared:
 
     def rows(self, connection: sqlite3.Connection, values: Mapping[str, Any]) -> Sequence[Row]:
         """Run it by itself and return its rows. Raises a DBAPIError, as SQLAlchemy would."""
-        given = {**self._values, **values}
+        given = {**self._own, **values}
         for name, turned in self._given.items():
             given[name] = turned(given[name])
         try:

@@ -57,13 +57,13 @@ class SqliteDatabase:
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
 
-    async def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
-        """Return what `statement` reads, at once: to find a row by its key takes less time than to call a thread."""
+    async def rows(self, prepared: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return what `prepared` reads, at once: to find a row by its key takes less time than to call a thread."""
         try:
-            return self._reading.rows(statement, values)
+            return self._reading.rows(prepared, values)
         except OperationalError:  # another process mends the log, or holds the file to itself
             return await self.read(  # which waits, but elsewhere
-                lambda connection: connection.execute(statement.statement, values).mappings().all()
+                lambda connection: connection.execute(prepared.statement, values).mappings().all()
             )
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -75,11 +75,11 @@ class SqliteDatabase:
         async with self._turn_to_write():
             return await self._call(self._writer, partial(_locked, work) if first else work)
 
-    async def write_one(self, statement: Prepared, values: Mapping[str, Any]) -> Row | None:
-        """Return the one row that `statement` returns, or None, when what it wrote is kept."""
+    async def write_one(self, prepared: Prepared, values: Mapping[str, Any]) -> Row | None:
+        """Return the one row that `prepared` returns, or None, when what it wrote is kept."""
         async with self._turn_to_write():
             loop = asyncio.get_running_loop()
-            rows = await loop.run_in_executor(self._writer, self._writing.rows, statement, values)
+            rows = await loop.run_in_executor(self._writer, self._writing.rows, prepared, values)
         return rows[0] if rows else None
 
     async def dispose(self) -> None:
@@ -115,12 +115,12 @@ class _Held:
         self._engine = _engine(url, busy_timeout_ms, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
         self._connection: Connection | None = None
 
-    def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
-        """Return the rows of `statement`; after an error of the database the next one gets a new connection."""
+    def rows(self, prepared: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Return the rows of `prepared`; after an error of the database the next one gets a new connection."""
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
-            return statement.rows(self._connection.connection.driver_connection, values)  # type: ignore[arg-type]
+            return prepared.rows(self._connection.connection.driver_connection, values)  # type: ignore[arg-type]
         except DBAPIError:
             self.close()
             raise

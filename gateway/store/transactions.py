@@ -58,10 +58,10 @@ class SqlDatabase:
         finally:
             await database.dispose()
 
-    async def _rows(self, query: Prepared, **values: Any) -> Sequence[Row]:
-        """Return the rows of `query`: a few, found by their key."""
+    async def _rows(self, prepared: Prepared, **values: Any) -> Sequence[Row]:
+        """Return the rows of `prepared`: a few, found by their key."""
         with self._told_of():
-            return await self._database.rows(query, values)
+            return await self._database.rows(prepared, values)
 
     async def _many_rows(self, query: Select[Any]) -> Sequence[Row]:
         """Return the rows of `query`, however many."""
@@ -73,10 +73,10 @@ class SqlDatabase:
         with self._told_of():
             return await self._database.write(work)
 
-    async def _write_one(self, statement: Prepared, **values: Any) -> Row | None:
-        """Return the one row that `statement` returns, or None, when what it wrote is kept."""
+    async def _write_one(self, prepared: Prepared, **values: Any) -> Row | None:
+        """Return the one row that `prepared` returns, or None, when what it wrote is kept."""
         with self._told_of():
-            return await self._database.write_one(statement, values)
+            return await self._database.write_one(prepared, values)
 
     @contextmanager
     def _told_of(self) -> Iterator[None]:
