@@ -32,7 +32,7 @@ TILES = {
     "QUERIES": [(128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (128, 32, 8, 3)],
     "BIAS": [(64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 8, 3), (128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2)],
 }
-"""Of each kernel: queries, keys, warps, stages."""
+"""Of each kernel, in the order of its settings: queries, keys, warps, stages."""
 
 
 def inputs(rows: int, heads: int, tokens: int, width: int, kind: torch.dtype, *, masked: bool) -> list[Any]:
@@ -55,6 +55,11 @@ def written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, kept: T
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the norm of what `found` is off, as a part of that of `expected`."""
+    return float(((found.double() - expected).norm() / expected.norm()).detach())
+
+
 def off(fused: Callable[..., Tensor], shape: tuple[int, int, int, int, bool, torch.dtype]) -> dict[str, float]:
     """Return how far result and gradients are from those in double precision, as parts of their norms."""
     rows, heads, tokens, width, masked, kind = shape
@@ -65,13 +70,13 @@ def off(fused: Callable[..., Tensor], shape: tuple[int, int, int, int, bool, tor
     found = fused(*given, kept)
     query, key, value, bias = exact
     expected = written_out(query, key, value, bias, kept)
-    found.backward(gradient)  # type: ignore[no-untyped-call]
-    expected.backward(gradient.double())  # type: ignore[no-untyped-call]
+    torch.autograd.backward(found, gradient)
+    torch.autograd.backward(expected, gradient.double())
     pairs = {"result": (found, expected)}
     pairs |= {
         name: (a.grad, b.grad) for name, a, b in zip(("query", "key", "value", "bias"), given, exact, strict=True)
     }
-    return {name: float((a.double() - b).norm() / b.norm()) for name, (a, b) in pairs.items()}
+    return {name: relative_error(*pair) for name, pair in pairs.items()}
 
 
 def milliseconds(work: Callable[[], object], times: int = 10) -> float:
@@ -92,7 +97,7 @@ def both_ways(attend: Callable[..., Tensor], given: list[Any]) -> Callable[[], N
 
     def run() -> None:
         result = attend(*parts, given[4])
-        result.backward(torch.ones_like(result))  # type: ignore[no-untyped-call]
+        torch.autograd.backward(result, torch.ones_like(result))
 
     return run
 
@@ -120,23 +125,20 @@ def main() -> None:
     whole = {"ours": attention.fused_attention, "PyTorch's": pytorch_s, "written out": written_out}
     taken = {name: milliseconds(both_ways(attend, given), 3) for name, attend in whole.items()}
     print("forward and backward, ms:", {name: round(value, 2) for name, value in taken.items()}, flush=True)
-    best: dict[str, dict[str, Any]] = {}
+    best: dict[str, tuple[float, tuple[int, ...]]] = {}
     for kernel, tiles in TILES.items():
         settings = getattr(attention, kernel)
+        chosen = dict(settings)
         for tile in tiles:
-            before = dict(settings)
-            settings.update(zip(("TILE_M", "TILE_N", "num_warps", "num_stages"), tile, strict=True))
+            settings.update(zip(chosen, tile, strict=True))
             try:
                 took = milliseconds(both_ways(attention.fused_attention, given), 3)
             except Exception as error:  # a tile that a processor has no room for
                 print(kernel, tile, "failed:", str(error).splitlines()[0], flush=True)
-                settings.update(before)
                 continue
             print(kernel, tile, f"{took:.3f} ms in all", flush=True)
-            if kernel not in best or took < best[kernel]["ms"]:
-                best[kernel] = {"tile": tile, "ms": round(took, 3)}
-            settings.update(before)
-        settings.update(zip(("TILE_M", "TILE_N", "num_warps", "num_stages"), best[kernel]["tile"], strict=True))
+            best[kernel] = min(best.get(kernel, (took, tile)), (took, tile))
+        settings.update(zip(chosen, best[kernel][1], strict=True) if kernel in best else chosen)
     gpu = torch.cuda.get_device_name()
     print(json.dumps({"errors": errors, "ms": taken, "best": best, "gpu": gpu, "machine": machine()}))
 

@@ -13,25 +13,46 @@ _NEVER = tl.constexpr(-1e30)
 """The score of a key that is padding: finite, or a tile of nothing else would leave NaN."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _tile(start, tokens, stride, SIZE: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit
+def _tile(start, tokens, stride, SIZE: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """Offsets of `SIZE` tokens' columns from token `start` on, and which of them exist."""
     place = start + tl.arange(0, SIZE)
     column = tl.arange(0, PADDED)
     return place[:, None] * stride + column[None, :], (place[:, None] < tokens) & (column[None, :] < WIDTH)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def forward(  # type: ignore[no-untyped-def]
+@triton.jit
+def _read(part, start, tokens, stride, SIZE: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """The tile of `SIZE` tokens of one row and head, zero where there is nothing."""
+    offsets, exist = _tile(start, tokens, stride, SIZE, WIDTH, PADDED)
+    return tl.load(part + offsets, mask=exist, other=0.0)
+
+
+@triton.jit
+def _change(q, k, v, g, b, log, taken, inside):
+    """The gradient of a tile's scores, (M, N): softmax's share times what the result's gradient asks of it."""
+    scores = (tl.dot(q, tl.trans(k)) + b.to(tl.float32)) * _LOG2E
+    share = tl.where(inside[None, :], tl.exp2(scores - log[:, None]), 0.0)
+    return share * (tl.dot(g, tl.trans(v)) - taken[:, None])
+
+
+@triton.jit
+def _whose(heads):
+    """The row and the head of this program, of which the second number counts both."""
+    return (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+
+
+@triton.jit
+def forward(
     query, key, value, bias, kept, mixed, logs,
     query_row, query_head, query_token, key_row, key_head, key_token, value_row, value_head, value_token,
     heads, tokens,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr,
 ):  # fmt: skip
-    first, row, head = tl.program_id(0) * TILE_M, (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    first = tl.program_id(0) * TILE_M
+    row, head = _whose(heads)
     m = first + tl.arange(0, TILE_M)
-    offsets, exist = _tile(first, tokens, query_token, TILE_M, WIDTH, PADDED)
-    q = tl.load(query + row * query_row + head * query_head + offsets, mask=exist, other=0.0)
+    q = _read(query + row * query_row + head * query_head, first, tokens, query_token, TILE_M, WIDTH, PADDED)
     most = tl.full([TILE_M], _NEVER, tl.float32)
     total = tl.zeros([TILE_M], tl.float32)
     result = tl.zeros([TILE_M, PADDED], tl.float32)
@@ -40,8 +61,7 @@ def forward(  # type: ignore[no-untyped-def]
     bias += head.to(tl.int64) * tokens * tokens
     for start in range(0, tokens, TILE_N):
         n = start + tl.arange(0, TILE_N)
-        places, there = _tile(start, tokens, key_token, TILE_N, WIDTH, PADDED)
-        k = tl.load(key + places, mask=there, other=0.0)
+        k = _read(key, start, tokens, key_token, TILE_N, WIDTH, PADDED)
         inside = n < tokens
         b = tl.load(bias + m[:, None] * tokens + n[None, :], mask=(m[:, None] < tokens) & inside[None, :], other=0.0)
         if MASKED:
@@ -52,8 +72,7 @@ def forward(  # type: ignore[no-untyped-def]
         fading = tl.exp2(most - now)
         share = tl.exp2(scores - now[:, None])
         total = total * fading + tl.sum(share, 1)
-        places, there = _tile(start, tokens, value_token, TILE_N, WIDTH, PADDED)
-        v = tl.load(value + places, mask=there, other=0.0)
+        v = _read(value, start, tokens, value_token, TILE_N, WIDTH, PADDED)
         result = tl.dot(share.to(v.dtype), v, result * fading[:, None])
         most = now
     tl.store(logs + tl.program_id(1).to(tl.int64) * tokens + m, most + tl.log2(total), mask=m < tokens)
@@ -62,20 +81,19 @@ def forward(  # type: ignore[no-untyped-def]
     tl.store(mixed + offsets, (result / total[:, None]).to(q.dtype), mask=exist)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def backward_keys(  # type: ignore[no-untyped-def]
+@triton.jit
+def backward_keys(
     query, key, value, bias, kept, gradient, logs, shares, of_key, of_value,
     query_row, query_head, query_token, key_row, key_head, key_token, value_row, value_head, value_token,
     heads, tokens,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr,
 ):  # fmt: skip
     """For one tile of keys: the gradients of keys and values, over all queries. Its tiles are (N, M)."""
-    first, row, head = tl.program_id(0) * TILE_N, (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    first = tl.program_id(0) * TILE_N
+    row, head = _whose(heads)
     n = first + tl.arange(0, TILE_N)
-    offsets, exist = _tile(first, tokens, key_token, TILE_N, WIDTH, PADDED)
-    k = tl.load(key + row * key_row + head * key_head + offsets, mask=exist, other=0.0)
-    offsets, exist = _tile(first, tokens, value_token, TILE_N, WIDTH, PADDED)
-    v = tl.load(value + row * value_row + head * value_head + offsets, mask=exist, other=0.0)
+    k = _read(key + row * key_row + head * key_head, first, tokens, key_token, TILE_N, WIDTH, PADDED)
+    v = _read(value + row * value_row + head * value_head, first, tokens, value_token, TILE_N, WIDTH, PADDED)
     inside = n < tokens
     if MASKED:
         inside = tl.load(kept + row * tokens + n, mask=inside, other=0) != 0
@@ -89,10 +107,8 @@ def backward_keys(  # type: ignore[no-untyped-def]
     for start in range(0, tokens, TILE_M):
         m = start + tl.arange(0, TILE_M)
         real = m < tokens
-        places, there = _tile(start, tokens, query_token, TILE_M, WIDTH, PADDED)
-        q = tl.load(query + places, mask=there, other=0.0)
-        places, there = _tile(start, tokens, heads * WIDTH, TILE_M, WIDTH, PADDED)
-        g = tl.load(gradient + places, mask=there, other=0.0)
+        q = _read(query, start, tokens, query_token, TILE_M, WIDTH, PADDED)
+        g = _read(gradient, start, tokens, heads * WIDTH, TILE_M, WIDTH, PADDED)
         b = tl.load(bias + m[None, :] * tokens + n[:, None], mask=real[None, :] & (n < tokens)[:, None], other=0.0)
         log = tl.load(logs + m, mask=real, other=0.0)
         taken = tl.load(shares + m, mask=real, other=0.0)
@@ -107,22 +123,21 @@ def backward_keys(  # type: ignore[no-untyped-def]
     tl.store(of_value + offsets, v_gradient.to(v.dtype), mask=exist)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def backward_queries(  # type: ignore[no-untyped-def]
+@triton.jit
+def backward_queries(
     query, key, value, bias, kept, gradient, logs, shares, of_query,
     query_row, query_head, query_token, key_row, key_head, key_token, value_row, value_head, value_token,
     heads, tokens,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr,
 ):  # fmt: skip
     """For one tile of queries: their gradient, over all keys."""
-    first, row, head = tl.program_id(0) * TILE_M, (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    first = tl.program_id(0) * TILE_M
+    row, head = _whose(heads)
     m = first + tl.arange(0, TILE_M)
     real = m < tokens
-    offsets, exist = _tile(first, tokens, query_token, TILE_M, WIDTH, PADDED)
-    q = tl.load(query + row * query_row + head * query_head + offsets, mask=exist, other=0.0)
-    result_offsets, exist = _tile(first, tokens, heads * WIDTH, TILE_M, WIDTH, PADDED)
-    result_offsets += row * tokens * heads * WIDTH + head * WIDTH
-    g = tl.load(gradient + result_offsets, mask=exist, other=0.0)
+    q = _read(query + row * query_row + head * query_head, first, tokens, query_token, TILE_M, WIDTH, PADDED)
+    own = row * tokens * heads * WIDTH + head * WIDTH
+    g = _read(gradient + own, first, tokens, heads * WIDTH, TILE_M, WIDTH, PADDED)
     log = tl.load(logs + tl.program_id(1).to(tl.int64) * tokens + m, mask=real, other=0.0)
     taken = tl.load(shares + tl.program_id(1).to(tl.int64) * tokens + m, mask=real, other=0.0)
     q_gradient = tl.zeros([TILE_M, PADDED], tl.float32)
@@ -132,22 +147,19 @@ def backward_queries(  # type: ignore[no-untyped-def]
     for start in range(0, tokens, TILE_N):
         n = start + tl.arange(0, TILE_N)
         inside = n < tokens
-        places, there = _tile(start, tokens, key_token, TILE_N, WIDTH, PADDED)
-        k = tl.load(key + places, mask=there, other=0.0)
-        places, there = _tile(start, tokens, value_token, TILE_N, WIDTH, PADDED)
-        v = tl.load(value + places, mask=there, other=0.0)
+        k = _read(key, start, tokens, key_token, TILE_N, WIDTH, PADDED)
+        v = _read(value, start, tokens, value_token, TILE_N, WIDTH, PADDED)
         b = tl.load(bias + m[:, None] * tokens + n[None, :], mask=real[:, None] & inside[None, :], other=0.0)
         if MASKED:
             inside = tl.load(kept + row * tokens + n, mask=inside, other=0) != 0
-        scores = (tl.dot(q, tl.trans(k)) + b.to(tl.float32)) * _LOG2E
-        share = tl.where(inside[None, :], tl.exp2(scores - log[:, None]), 0.0)
-        change = share * (tl.dot(g, tl.trans(v)) - taken[:, None])
+        change = _change(q, k, v, g, b, log, taken, inside)
         q_gradient = tl.dot(change.to(k.dtype), k, q_gradient)
-    tl.store(of_query + result_offsets, q_gradient.to(q.dtype), mask=exist)
+    offsets, exist = _tile(first, tokens, heads * WIDTH, TILE_M, WIDTH, PADDED)
+    tl.store(of_query + own + offsets, q_gradient.to(q.dtype), mask=exist)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def backward_bias(  # type: ignore[no-untyped-def]
+@triton.jit
+def backward_bias(
     query, key, value, bias, kept, gradient, logs, shares, of_bias,
     query_row, query_head, query_token, key_row, key_head, key_token, value_row, value_head, value_token,
     heads, tokens, rows,
@@ -158,24 +170,19 @@ def backward_bias(  # type: ignore[no-untyped-def]
     m, n = first_m + tl.arange(0, TILE_M), first_n + tl.arange(0, TILE_N)
     real, inside = m < tokens, n < tokens
     square = head.to(tl.int64) * tokens * tokens + m[:, None] * tokens + n[None, :]
-    b = tl.load(bias + square, mask=real[:, None] & inside[None, :], other=0.0).to(tl.float32)
-    of_q, q_exist = _tile(first_m, tokens, query_token, TILE_M, WIDTH, PADDED)
-    of_g, g_exist = _tile(first_m, tokens, heads * WIDTH, TILE_M, WIDTH, PADDED)
-    of_k, k_exist = _tile(first_n, tokens, key_token, TILE_N, WIDTH, PADDED)
-    of_v, v_exist = _tile(first_n, tokens, value_token, TILE_N, WIDTH, PADDED)
+    b = tl.load(bias + square, mask=real[:, None] & inside[None, :], other=0.0)
     total = tl.zeros([TILE_M, TILE_N], tl.float32)
     for number in range(rows):
         row = tl.full([], number, tl.int64)
-        q = tl.load(query + row * query_row + head * query_head + of_q, mask=q_exist, other=0.0)
-        k = tl.load(key + row * key_row + head * key_head + of_k, mask=k_exist, other=0.0)
-        v = tl.load(value + row * value_row + head * value_head + of_v, mask=v_exist, other=0.0)
-        g = tl.load(gradient + row * tokens * heads * WIDTH + head * WIDTH + of_g, mask=g_exist, other=0.0)
+        q = _read(query + row * query_row + head * query_head, first_m, tokens, query_token, TILE_M, WIDTH, PADDED)
+        k = _read(key + row * key_row + head * key_head, first_n, tokens, key_token, TILE_N, WIDTH, PADDED)
+        v = _read(value + row * value_row + head * value_head, first_n, tokens, value_token, TILE_N, WIDTH, PADDED)
+        own = row * tokens * heads * WIDTH + head * WIDTH
+        g = _read(gradient + own, first_m, tokens, heads * WIDTH, TILE_M, WIDTH, PADDED)
         log = tl.load(logs + (row * heads + head) * tokens + m, mask=real, other=0.0)
         taken = tl.load(shares + (row * heads + head) * tokens + m, mask=real, other=0.0)
-        scores = (tl.dot(q, tl.trans(k)) + b) * _LOG2E
-        share = tl.exp2(scores - log[:, None])
+        there = inside
         if MASKED:
             there = tl.load(kept + row * tokens + n, mask=inside, other=0) != 0
-            share = tl.where(there[None, :], share, 0.0)
-        total += share * (tl.dot(g, tl.trans(v)) - taken[:, None])
+        total += _change(q, k, v, g, b, log, taken, there)
     tl.store(of_bias + square, total, mask=real[:, None] & inside[None, :])

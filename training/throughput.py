@@ -1,9 +1,8 @@
 """How fast a recipe would train here: `python -m training.throughput RECIPE --peak_tflops 989`.
 
 Tries each stage with batches of several sizes, compiled and not, attending in one kernel and not, for some seconds
-each, and prints tokens a second,
-the share of the device's peak, and how long the device waited for data. Nothing of it stays. What comes out goes into
-the recipe's `tokens` and `compile`.
+each, and prints tokens a second, the share of the device's peak, and how long the device waited for data. Nothing of it
+stays. What comes out goes into the recipe's `tokens`, `fuse_attention` and `compile`.
 """
 
 import itertools
@@ -50,12 +49,14 @@ def trials(
     """Yield, for each stage, size of batches and way of running, what was measured in so many seconds."""
     accelerator = new_accelerator()
     for number, stage in enumerate(recipe["stages"], start=1):
-        for size, fuse, way in itertools.product(sizes, fused, compiled):
+        for size, fuse, compile_ in itertools.product(sizes, fused, compiled):
             shape = stage.get("shape", {}) | {"tokens": size}
             tried = {**recipe, "stages": [*recipe["stages"]]}
             tried["stages"][number - 1] = stage | {"shape": shape}
-            found = _trial(tried, number, material, tokenizer, folder, accelerator, fuse, way, seconds, peak_tflops)
-            yield {"stage": stage["name"], "tokens": size, "fused": fuse, "compiled": way} | found
+            found = _trial(
+                tried, number, material, tokenizer, folder, accelerator, fuse, compile_, seconds, peak_tflops
+            )
+            yield {"stage": stage["name"], "tokens": size, "fused": fuse, "compiled": compile_} | found
 
 
 def _trial(

@@ -120,7 +120,7 @@ class _Held:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
-            return prepared.rows(self._connection.connection.driver_connection, values)  # type: ignore[arg-type]
+            return prepared.rows(self._connection.connection.driver_connection, values)  # type: ignore[arg-type]  # SQLAlchemy's is of any driver
         except DBAPIError:
             self.close()
             raise

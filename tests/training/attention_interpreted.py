@@ -10,24 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from bench.attention import relative_error, written_out
 from training import attention
 from training.batches import Row, collate
 from training.losses import answer_objective
 from training.model_folder import load_model
-
-
-def written_out(parts: list[Tensor], kept: Tensor | None) -> Tensor:
-    query, key, value, bias = parts
-    scores = query @ key.transpose(-1, -2) + bias
-    if kept is not None:
-        scores = scores.masked_fill(kept[:, None, None, :] == 0, -1e30)
-    return (scores.softmax(-1) @ value).transpose(1, 2)
-
-
-def off(found: Tensor, expected: Tensor) -> float:
-    return float(((found.double() - expected).norm() / expected.norm()).detach())
 
 
 @pytest.mark.parametrize(
@@ -50,14 +38,16 @@ def test_result_and_gradients_are_those_of_attention_written_out_in_double_preci
     given = [part.detach().requires_grad_() for part in parts]
     exact = [part.detach().double().requires_grad_() for part in parts]
     query, key, value, bias = given
-    found, expected = attention.fused_attention(query, key, value, bias, kept), written_out(exact, kept)
-    found.backward(gradient)  # type: ignore[no-untyped-call]
-    expected.backward(gradient.double())  # type: ignore[no-untyped-call]
-    assert off(found, expected) < 1e-3
+    found = attention.fused_attention(query, key, value, bias, kept)
+    query, key, value, bias = exact
+    expected = written_out(query, key, value, bias, kept)
+    torch.autograd.backward(found, gradient)
+    torch.autograd.backward(expected, gradient.double())
+    assert relative_error(found, expected) < 1e-3
     for ours, theirs in zip(given, exact, strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
-        assert off(ours.grad, theirs.grad) < 1e-3
+        assert relative_error(ours.grad, theirs.grad) < 1e-3
 
 
 def test_a_model_that_attends_so_compiled_has_the_same_loss_and_gradients(tiny_model: Path) -> None:
@@ -78,13 +68,13 @@ def test_a_model_that_attends_so_compiled_has_the_same_loss_and_gradients(tiny_m
     for model in (plain, fused):
         with torch.autocast("cpu", torch.float16):
             loss = answer_objective(0.5)(model, batch).loss
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.grad
         query = model.encoder.block[1].layer[0].SelfAttention.q.weight.grad
         found.append((loss.detach(), bias.double(), query.double()))
     (loss, *gradients), (its_loss, *its_gradients) = found
     assert abs(float(its_loss / loss) - 1) < 1e-3
-    assert max(off(*pair) for pair in zip(its_gradients, gradients, strict=True)) < 0.03
+    assert max(relative_error(*pair) for pair in zip(its_gradients, gradients, strict=True)) < 0.03
 
 
 def test_full_precision_goes_the_usual_way(tiny_model: Path) -> None:
