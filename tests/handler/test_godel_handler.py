@@ -12,6 +12,7 @@ import pytest
 from handler.contract.generation import GenerationParameters
 from handler.contract.prompt import FORMAT_VERSION
 from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_line, decode_reply
+from handler.engine_thread import EngineThread
 from handler.engines.base import EngineError
 from handler.engines.onnx_engine import OnnxEngine
 from handler.godel_handler import GodelHandler
@@ -374,8 +375,24 @@ def test_a_stream_whose_client_left_is_forgotten(model_dir: Path) -> None:
     assert not handler._streams
 
 
-def test_classic_mode_answers_a_whole_batch_in_one_call(model_dir: Path) -> None:
+def test_classic_mode_answers_a_whole_batch_in_one_call(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of a model as quick as this one the first answer could be ready before the second question is handed over.
+    submitted, both = [], threading.Event()
+    submit, encode = EngineThread.submit, OnnxEngine.encode
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        submit(*arguments, **options)
+        submitted.append(arguments)
+        if len(submitted) == 2:
+            both.set()
+
+    def when_both_are_there(*arguments: Any) -> None:
+        assert both.wait(10)
+        encode(*arguments)
+
     handler, context = make(model_dir, continuous=False)
+    monkeypatch.setattr(EngineThread, "submit", counted)
+    monkeypatch.setattr(OnnxEngine, "encode", when_both_are_there)
     context.request_ids = {0: "a", 1: "b", 2: "c"}
     replies = handler.handle([{"body": request(1)}, {"body": b"{"}, {"body": request(2)}], context)
     assert context.stopping_criteria is None
