@@ -30,7 +30,7 @@ from torch.nn.functional import embedding, linear, pad, scaled_dot_product_atten
 
 from handler.engines.base import EngineError
 from handler.engines.t5_geometry import T5Geometry
-from handler.engines.t5_layers import feed_forward, root_mean_square_norm
+from handler.engines.t5_layers import add_linear, feed_forward, root_mean_square_norm
 from handler.engines.torch_weights import T5Weights, bias_by_distance
 
 PLACES: Final = 16
@@ -78,6 +78,7 @@ class StaticStep:
         self.self_cache = torch.zeros(*caches, answer_places, geometry.d_kv, dtype=dtype, device=self._device)
         self.cross_cache = torch.zeros(*caches, prompt_places, geometry.d_kv, dtype=dtype, device=self._device)
         self.logits = torch.zeros(slots, geometry.vocabulary, device=self._device)
+        self._mixed = torch.zeros(slots, geometry.inner, dtype=dtype, device=self._device)
         self._host_state = torch.empty(3, slots, dtype=torch.int64, pin_memory=on_gpu)
         self._host_state.copy_(self._idle)
         self._host_logits = torch.empty(slots, geometry.vocabulary, pin_memory=on_gpu)
@@ -145,11 +146,11 @@ class StaticStep:
             cache = self.self_cache[layer, :, :rows]
             cache.scatter_(3, place, parts[1:])
             mixed = self._attend(parts[0], cache[:, :, :, : bucket.answer], self_mask)
-            hidden = hidden + linear(mixed, attention.output)
+            hidden = add_linear(hidden, mixed, attention.output)
             projected = linear(self._norm(hidden, cross.norm), cross.query)[:rows]
             query = projected.view(rows, geometry.heads, 1, geometry.d_kv)
             mixed = self._attend(query, self.cross_cache[layer, :, :rows, :, : bucket.prompt], cross_mask)
-            hidden = hidden + linear(mixed, cross.output)
+            hidden = add_linear(hidden, mixed, cross.output)
             hidden = feed_forward(hidden, inner, geometry.epsilon)
         hidden = self._norm(hidden, weights.decoder_norm)
         if geometry.scale_output:
@@ -157,9 +158,10 @@ class StaticStep:
         self.logits.copy_(linear(hidden, weights.head))
 
     def _attend(self, query: Tensor, cache: Tensor, mask: Tensor) -> Tensor:
-        """Return attention's result for all slots, shape (slots, inner): zero for those beyond the query's rows."""
+        """Return attention's result, shape (slots, inner): beyond the query's rows it is what was there before."""
         mixed = scaled_dot_product_attention(query, cache[0], cache[1], attn_mask=mask, scale=1.0)
-        return pad(mixed.reshape(len(query), -1), (0, 0, 0, len(self.logits) - len(query)))
+        self._mixed[: len(query)] = mixed.reshape(len(query), -1)
+        return self._mixed
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return root_mean_square_norm(hidden, weight, self._geometry.epsilon)
@@ -197,6 +199,12 @@ def cache_bytes(geometry: T5Geometry, slots: int, tokens: int, dtype: torch.dtyp
     64 * 24 * 2 * 16 * 64 * 784 * 2 bytes.
     """
     return slots * geometry.decoder_layers * 2 * geometry.inner * tokens * dtype.itemsize
+
+
+def aligned(mask: Tensor) -> Tensor:
+    """Return `mask` with its rows in memory as the memory-efficient kernel wants them: it would copy it each time."""
+    tokens = mask.shape[-1]
+    return pad(mask, (0, _whole_places(tokens) - tokens))[..., :tokens]
 
 
 def _whole_places(tokens: int) -> int:

@@ -22,9 +22,9 @@ from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 from handler.engines.base import EngineDescription, EngineError
 from handler.engines.cores import usable_cores
 from handler.engines.row_blocks import find_row_block
-from handler.engines.static_step import StaticStep
+from handler.engines.static_step import StaticStep, aligned
 from handler.engines.t5_geometry import T5Geometry
-from handler.engines.t5_layers import feed_forward, root_mean_square_norm
+from handler.engines.t5_layers import add_linear, feed_forward, root_mean_square_norm
 from handler.engines.torch_weights import bias_by_distance, read_weights
 
 logger = logging.getLogger(__name__)
@@ -118,11 +118,13 @@ class TorchEngine:
         distances = self._encoder_bias[:, furthest - length + 1 : furthest + length]
         # Query i sees key j at distance j - i: window i of the distances, counted from the end.
         bias = distances.unfold(1, length, 1).flip(1).unsqueeze(0)
+        if self._static:
+            bias = aligned(bias)
         for attention, inner in self._weights.encoder:
             normed = self._norm(hidden, attention.norm)
             query, key, value = self._heads(linear(normed, attention.query_key_value), 3)
             mixed = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-            hidden = hidden + linear(mixed[0].transpose(0, 1).reshape(length, -1), attention.output)
+            hidden = add_linear(hidden, mixed[0].transpose(0, 1).reshape(length, -1), attention.output)
             hidden = feed_forward(hidden, inner, geometry.epsilon)
         hidden = self._norm(hidden, self._weights.encoder_norm)
         cross = linear(hidden, self._weights.cross_key_value)
@@ -153,10 +155,10 @@ class TorchEngine:
         for layer, (attention, cross, inner) in enumerate(self._weights.decoder):
             projected = linear(self._norm(hidden, attention.norm), attention.query_key_value)
             mixed = self._self_attention(layer, slots, live, projected)
-            hidden = hidden + linear(mixed, attention.output)
+            hidden = add_linear(hidden, mixed, attention.output)
             projected = linear(self._norm(hidden, cross.norm), cross.query)
             mixed = self._cross_attention(layer, live, projected)
-            hidden = hidden + linear(mixed, cross.output)
+            hidden = add_linear(hidden, mixed, cross.output)
             hidden = feed_forward(hidden, inner, self._geometry.epsilon)
         hidden = self._norm(hidden, self._weights.decoder_norm)
         if self._geometry.scale_output:
