@@ -52,7 +52,7 @@ def written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, kept: T
     scores = query @ key.transpose(-1, -2) + bias
     if kept is not None:
         scores = scores.masked_fill(kept[:, None, None, :] == 0, -1e30)
-    return (scores.softmax(-1) @ value).transpose(1, 2)
+    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -43,7 +43,8 @@ def use(model: Any) -> None:
     """Let the encoder of `model`, a T5 on a GPU, attend by the kernels; they run in half precision alone."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, eager_mask)
-    model.set_attn_implementation(NAME)
+    # Its own: not every release of `transformers` hands a change of the whole model on to its stacks.
+    model.encoder.set_attn_implementation(NAME)
 
 
 def attend(

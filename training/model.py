@@ -1,12 +1,15 @@
 """The embedded model: a small T5 of GODEL's kind, its first weights written or random, and its blocks compiled."""
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch._dynamo.config
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.functional import relu, rms_norm
 from transformers import T5Config, T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5DenseActDense, T5LayerNorm
 
 from training.circuits import write_circuits
 from training.tokenizer import CONTROL_TOKENS, END, PAD
@@ -48,16 +51,33 @@ def new_model(
     return model
 
 
-def fuse_attention(model: Any) -> None:
-    """Let the encoder of `model`, a T5, attend in one kernel on a GPU. Raises ValueError without Triton.
+def fuse(model: Any) -> None:
+    """Let `model`, a T5 as `new_model` makes it, do in one kernel on a GPU what it does in many, for the same results.
 
-    What the kernel does not do goes as it did: a CPU, float32, dropout.
+    Its encoder's attention, where `training.attention` can, and all norms; and what autocast makes narrow stays so
+    between two products. Raises ValueError without Triton.
     """
     try:
         from training import attention
     except ImportError as error:
-        raise ValueError("fuse_attention needs Triton, which comes with PyTorch for GPUs") from error
+        raise ValueError("fuse: attention in one kernel needs Triton, which comes with PyTorch for GPUs") from error
     attention.use(model)
+    in_one = {T5LayerNorm: _norm, T5DenseActDense: _feed_forward}
+    for part in model.modules():
+        if forward := in_one.get(type(part)):
+            part.forward = partial(forward, part)
+
+
+def _norm(norm: Any, hidden: Tensor) -> Tensor:
+    normed = rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    kind = hidden.device.type
+    # Made narrow once, not by each of the products that read it.
+    return normed.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else normed
+
+
+def _feed_forward(block: Any, hidden: Tensor) -> Tensor:
+    narrowed: Tensor = block.wo(relu(block.wi(hidden)))
+    return narrowed
 
 
 def compile_blocks(model: Any, backend: str = "inductor") -> None:

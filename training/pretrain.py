@@ -1,4 +1,4 @@
-"""Trains a small model from nothing by a recipe: `python -m training.pretrain training/recipes/embedded.yaml`.
+"""Trains a small model from nothing by a recipe: `python -m training.pretrain training/recipes/medium.yaml`.
 
 Stages run in order, each in a folder of its own under the run folder; a run that was cut short goes on where
 it stood, by the same recipe: only stages that have not begun may be changed, and others added after them. `model/`
@@ -94,7 +94,7 @@ def pretrain(
             plan,
             folders[number - 1],
             accelerator,
-            fused=bool(recipe.get("fuse_attention")),
+            fused=bool(recipe.get("fuse")),
             compiled=bool(recipe.get("compile")),
         )
         accelerator.print(f"{stage['name']}: {progress.step} steps, last loss {progress.loss:.3f}")

@@ -1,8 +1,8 @@
 """How fast a recipe would train here: `python -m training.throughput RECIPE --peak_tflops 989`.
 
-Tries each stage with batches of several sizes, compiled and not, attending in one kernel and not, for some seconds
-each, and prints tokens a second, the share of the device's peak, and how long the device waited for data. Nothing of it
-stays. What comes out goes into the recipe's `tokens`, `fuse_attention` and `compile`.
+Tries each stage with batches of several sizes, compiled and not, fused and not (`training.model.fuse`), for some
+seconds each, and prints tokens a second, the share of the device's peak, and how long the device waited for data.
+Nothing of it stays. What comes out goes into the recipe's `tokens`, `fuse` and `compile`.
 """
 
 import itertools
@@ -115,7 +115,10 @@ def main() -> None:
         "--tokens", type=whole(64), nargs="+", default=[32768, 65536, 131072], help="of a batch (default: %(default)s)"
     )
     parser.add_argument(
-        "--fuse", choices=list(WAYS), default="no", help="attend in one kernel, on a GPU (default: %(default)s)"
+        "--fuse",
+        choices=list(WAYS),
+        default="no",
+        help="attention and norms in one kernel each, on a GPU (default: %(default)s)",
     )
     parser.add_argument("--compile", choices=list(WAYS), default="both", help="by torch.compile (default: %(default)s)")
     parser.add_argument("--seconds", type=above_zero, default=120.0, help="in all, about (default: %(default)s)")

@@ -27,7 +27,7 @@ from training.batches import Batch, Position, Source
 from training.curves import Curves
 from training.flops import training_flops
 from training.losses import Objective
-from training.model import compile_blocks, fuse_attention
+from training.model import compile_blocks, fuse
 from training.plan import Plan as Plan  # also the name under which those who train know it
 from training.plan import Progress
 from training.prefetch import ahead
@@ -68,16 +68,16 @@ def train(
     """Run `plan` on `model`, in place, from the folder's checkpoint where there is one; return where it ended.
 
     `on_best` gets the model when `validate` has found it better than before, `on_step` after each step, both
-    in the main process alone and before the step's checkpoint is written. With `fused`, the encoder attends in one
-    kernel; with `compiled`, torch.compile makes programs of the model's blocks, for batches of any shape. `clock` tells
-    the seconds that a plan's minutes are counted in. Raises RunFolderError when a checkpoint cannot be written or read,
-    or is not the same for all processes, and DivergedError, with no checkpoint of it written, when the loss is found to
-    be no number: where a row of the curves or a checkpoint is due.
+    in the main process alone and before the step's checkpoint is written. With `fused`, a GPU does in one kernel
+    what `training.model.fuse` says; with `compiled`, torch.compile makes programs of the model's blocks, for batches of
+    any shape. `clock` tells the seconds that a plan's minutes are counted in. Raises RunFolderError when a checkpoint
+    cannot be written or read, or is not the same for all processes, and DivergedError, with no checkpoint of it
+    written, when the loss is found to be no number: where a row of the curves or a checkpoint is due.
     """
     plain = model
     model = accelerator.prepare(model)
-    if fused:
-        fuse_attention(plain)
+    if fused and accelerator.device.type == "cuda":
+        fuse(plain)
     if compiled:
         compile_blocks(plain)
     optimizer = torch.optim.AdamW(

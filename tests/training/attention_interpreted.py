@@ -15,6 +15,7 @@ from bench.attention import relative_error, written_out
 from training import attention
 from training.batches import Row, collate
 from training.losses import answer_objective
+from training.model import fuse
 from training.model_folder import load_model
 
 
@@ -50,11 +51,11 @@ def test_result_and_gradients_are_those_of_attention_written_out_in_double_preci
         assert relative_error(ours.grad, theirs.grad) < 1e-3
 
 
-def test_a_model_that_attends_so_compiled_has_the_same_loss_and_gradients(tiny_model: Path) -> None:
+def test_a_fused_model_compiled_has_the_same_loss_and_gradients(tiny_model: Path) -> None:
     plain: Any
     plain, _ = load_model(tiny_model)
     fused = copy.deepcopy(plain)
-    attention.use(fused)
+    fuse(fused)
     for block in fused.encoder.block[:2]:  # the first makes the bias, the others take it
         block.compile(dynamic=True, backend="aot_eager")
     draw = random.Random(0)
@@ -81,7 +82,7 @@ def test_full_precision_goes_the_usual_way(tiny_model: Path) -> None:
     plain: Any
     plain, _ = load_model(tiny_model)
     usual = copy.deepcopy(plain)
-    attention.use(usual)
+    fuse(usual)
     batch = collate([Row([7] * 30, [9] * 5), Row([8] * 12, [9] * 7)])
     losses = [answer_objective()(model, batch).loss for model in (plain, usual)]
     torch.testing.assert_close(*losses)
