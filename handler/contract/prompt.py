@@ -56,6 +56,17 @@ class FittedPrompt:
     message_characters_dropped: int = 0
 
 
+def _shown(character: str) -> str:
+    """Return a space for any white space, nothing for what is invisible, everything else as it is."""
+    if character.isspace():
+        return " "
+    return "" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn") else character
+
+
+_SHOWN_ASCII: Final = {code: _shown(chr(code)) for code in range(128)}
+"""Most text is ASCII, and by `translate` all of this takes a sixteenth of the time."""
+
+
 # A bot's knowledge comes with every one of its messages.
 @functools.lru_cache(maxsize=256)
 def neutralise(text: str) -> str:
@@ -68,11 +79,7 @@ def neutralise(text: str) -> str:
     of the embedded model, begins with a small letter. Idempotent.
     """
     folded = unicodedata.normalize("NFKC", _without_piles_of_marks(text))
-    visible = "".join(
-        " " if character.isspace() else character
-        for character in folded
-        if character.isspace() or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
-    )
+    visible = folded.translate(_SHOWN_ASCII) if folded.isascii() else "".join(map(_shown, folded))
     safe = _CONTROL_TOKEN.sub(r"(\1)", visible)
     safe = _TAG.sub(r"(\1)", safe)
     safe = safe.replace(TURN_SEPARATOR, TURN_SEPARATOR.capitalize())

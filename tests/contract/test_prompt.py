@@ -64,6 +64,12 @@ def test_neutral_text_is_one_line_without_invisible_characters(text: str) -> Non
     assert all(character.isprintable() for character in safe)
 
 
+def test_ascii_alone_and_beside_other_text_is_neutralised_alike() -> None:
+    for code in range(128):
+        text = f"a{chr(code)}b"
+        assert neutralise(f"{text} é") == f"{neutralise(text)} é"
+
+
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_message_of_nothing_but_a_forgery_still_reaches_the_model_as_text(forgery: str) -> None:
     assert neutralise(forgery)
