@@ -14,7 +14,7 @@ from gateway.errors import PromptTooLong
 from gateway.passages import Span
 from gateway.retrieval import Found, PassageIndexes
 from gateway.tokens import CountTokens
-from handler.contract.prompt import DEFAULT_INSTRUCTION, FittedPrompt, fit, neutralise, render
+from handler.contract.prompt import DEFAULT_INSTRUCTION, FittedPrompt, fit, instruction_text, neutralise, render
 
 CHARACTERS_PER_TOKEN: Final = 32
 """More than any vocabulary's entry holds: what lies beyond budget x this cannot fit, so nobody counts it."""
@@ -126,13 +126,16 @@ class PromptBuilder:
     def _choose(self, bot: Bot, turns: Sequence[str]) -> list[Found]:
         """Return the best passages that fit beside `turns`, in the order of the text."""
         chosen: list[Found] = []
-        misses = tokens = 0
+        misses = 0
+        # What stands before each turn and before the knowledge is one token, and so is the end.
+        header = instruction_text(bot.instruction, has_knowledge=True)
+        tokens = self._cost(header) + sum(self._cost(turn) + 1 for turn in turns) + 2
         for found in self.indexes.of(bot.knowledge).search(turns, limit=self.budget):
             if misses == MISSES:
                 break
-            if not chosen:
-                tokens = self._tokens(bot, turns, found)
-            more = self._cost(neutralise(_text(bot, found))) if chosen else 0
+            more = self._cost(neutralise(_text(bot, found)))
+            if not chosen and tokens + more > self.budget - SEAM_TOKENS:  # too near to be told by a sum
+                tokens, more = self._tokens(bot, turns, found), 0
             if tokens + more <= self.budget:
                 chosen.append(found)
                 tokens += more
