@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The embedded model, for one H100 or H200 and the cores beside it: half an hour, planned in large.yaml. Then its smaller
-# sibling, for which a CPU does: half an hour on two cores.
+# sibling, for which a CPU does: 35 minutes of two cores.
 # DATA is a folder of JSON-lines records and of text; models/embedded/README.md names the sets and their sources.
 # Every line goes on where a cut left it: `timeout -s INT 580 make train RECIPE=large` again and again ends the same way.
 # A thousand questions of each set say how it went; LIMIT=100000 takes all, which any CPU can do afterwards.
