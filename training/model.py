@@ -1,4 +1,4 @@
-"""The embedded model: a small T5 of GODEL's kind, its first weights written or random, and its blocks compiled."""
+"""The embedded model: a small T5 of GODEL's kind, its first weights written or random; fused and compiled for a GPU."""
 
 from functools import partial
 from typing import Any
