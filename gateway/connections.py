@@ -11,11 +11,12 @@ import resource
 import socket
 import sys
 import uuid
-from http import HTTPStatus
+from enum import Enum, auto
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.problems import MEDIA_TYPE, make_problem
 
@@ -25,7 +26,17 @@ BODY_BYTES_A_SECOND: Final = 500
 OWN_FILES: Final = 512
 """Files, sockets to TorchServe and to the database among them, that need room beside those of the clients."""
 
+_LONGEST_PARSED_TARGET: Final = 65_535
+"""httptools finds path and query in so many bytes; a message in the seed's address may take more."""
+
 logger = logging.getLogger(__name__)
+
+
+class _Part(Enum):
+    """What of a request is on its way."""
+
+    HEAD = auto()
+    BODY = auto()
 
 
 class _JoiningTransport:
@@ -61,19 +72,20 @@ class _JoiningTransport:
         return getattr(self._transport, name)
 
 
-class PatientProtocol(H11Protocol):
+class PatientProtocol(HttpToolsProtocol):
     """HTTP/1.1 with limits on how long a request may take to arrive. Make a kind of it with `patient_protocol`."""
 
     max_connections = 1
+    max_head_bytes = 65_536
     receive_seconds = math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's own
         """Begin a connection, or refuse it when there are too many."""
         super().connection_made(cast("asyncio.Transport", _JoiningTransport(transport, self.loop)))
         self._timer: asyncio.TimerHandle | None = None
+        self._coming: _Part | None = _Part.HEAD
         self._since = self.loop.time()
         self._bytes = 0
-        self._state: Any = h11.IDLE
         if len(self.connections) > self.max_connections:
             self._refuse(503, "too-many-connections", "too many clients are connected just now", retry_after=True)
         else:
@@ -81,16 +93,60 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
-        super().data_received(data)
-        state = self.conn.their_state
-        if state is not self._state:
-            self._state, self._since, self._bytes = state, self.loop.time(), 0
+        before = self._coming
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError:
+            self._refuse(400, "malformed-request", "what was sent is not one request of HTTP/1.1")
+            return
+        if self._coming is None and self._is_answered():  # line ends before a request, which may never come
+            self._coming = _Part.HEAD
+        if self._coming is not before:
+            self._since, self._bytes = self.loop.time(), 0
         self._bytes += len(data)
-        if not self._due():
+        if self._coming is None:
             self._disarm()
+        elif self._coming is _Part.HEAD and self._bytes > self.max_head_bytes:
+            self._refuse(431, "head-too-large", f"a request's head may have {self.max_head_bytes} bytes")
         elif self._timer is None:
             self._since = self.loop.time()
             self._arm(self.receive_seconds)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._coming = _Part.HEAD
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer. Raises ValueError for a head that another server could read in another way."""
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and value.lower() != b"chunked":
+                raise ValueError("the body comes in a coding that is not known here")
+        if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
+            raise ValueError("a request names one host")
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+            return  # to `_decline` it
+        target = self.url
+        if len(target) <= _LONGEST_PARSED_TARGET:
+            super().on_headers_complete()
+        else:
+            self.url = b"/"
+            super().on_headers_complete()
+            path, _, query = target.partition(b"?")
+            self.scope |= {"path": unquote(path.decode("ascii")), "raw_path": path, "query_string": query}
+        self._coming = _Part.BODY
+
+    def on_message_complete(self) -> None:
+        """Know that all of a request is here."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+            self._coming = None
 
     def on_response_complete(self) -> None:
         """Send what is left of a response: until the event loop's next turn it would wait behind other requests."""
@@ -102,11 +158,29 @@ class PatientProtocol(H11Protocol):
         self._disarm()
         super().connection_lost(exc)
 
-    def _due(self) -> bool:
-        """Return whether it is the client's turn to send: the rest of a head, or of a body."""
-        if self.conn.their_state is h11.IDLE:
-            return self.cycle is None or bool(self.conn.trailing_data[0])
-        return self.conn.their_state is h11.SEND_BODY
+    def _parse(self, data: memoryview) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._decline()
+                data = data[upgrade.args[0] :]
+            else:
+                return
+
+    def _decline(self) -> None:
+        """Parse a head again without its offer of another protocol, which Java's client makes for one (HTTP/2).
+
+        To answer as if there was none is how to decline it; but after it this parser knows no body.
+        """
+        start = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self.parser.feed_data(b"".join((start, *lines, b"\r\n")))
+
+    def _is_answered(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _arm(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self._look)
@@ -119,14 +193,13 @@ class PatientProtocol(H11Protocol):
     def _look(self) -> None:
         """Let go of the client when its time is over."""
         self._timer = None
-        if self.transport.is_closing() or not self._due():
+        if self.transport.is_closing() or self._coming is None:
             return
         left = self._since + self.receive_seconds - self.loop.time()
-        if self.conn.their_state is h11.SEND_BODY:
-            if self.flow.read_paused:  # it is us who do not read
-                left = self.receive_seconds
-            else:
-                left += self._bytes / BODY_BYTES_A_SECOND
+        if self.flow.read_paused or (self._coming is _Part.HEAD and not self._is_answered()):
+            left = self.receive_seconds  # it is us who do not read, or another request's turn
+        elif self._coming is _Part.BODY:
+            left += self._bytes / BODY_BYTES_A_SECOND
         if left > 0:
             self._arm(left)
         else:
@@ -135,22 +208,24 @@ class PatientProtocol(H11Protocol):
     def _refuse(self, status: int, kind: str, detail: str, *, retry_after: bool = False) -> None:
         """Say why, when nothing was said yet, and close the connection."""
         logger.info("a connection was closed: %s", detail)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self.pipeline and (self._is_answered() or not self.cycle.response_started):
+            body = make_problem(uuid.uuid4().hex, status, kind, detail).model_dump_json().encode()
+            head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+            head += "retry-after: 1\r\n" * retry_after
+            self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)
+        if not self._is_answered():
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = make_problem(uuid.uuid4().hex, status, kind, detail).model_dump_json().encode()
-            headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
-            headers += [("retry-after", "1")] * retry_after
-            head = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
 
-def patient_protocol(max_connections: int, receive_seconds: float) -> type[asyncio.Protocol]:
+def patient_protocol(max_connections: int, max_head_bytes: int, receive_seconds: float) -> type[asyncio.Protocol]:
     """Return the protocol that uvicorn is to speak with every client."""
-    limits = {"max_connections": max_connections, "receive_seconds": receive_seconds}
+    limits = {
+        "max_connections": max_connections,
+        "max_head_bytes": max_head_bytes,
+        "receive_seconds": receive_seconds,
+    }
     return cast("type[asyncio.Protocol]", type(PatientProtocol.__name__, (PatientProtocol,), limits))
 
 

@@ -65,7 +65,12 @@ def bind(host: str, port: int) -> socket.socket:
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """Return how uvicorn is to serve the application."""
     return {
-        "http": patient_protocol(room_for(settings.max_connections), settings.receive_timeout),
+        "http": patient_protocol(
+            room_for(settings.max_connections),
+            # A message travels in the request line.
+            URL_BYTES_PER_CHARACTER * settings.max_message_characters + 65_536,
+            settings.receive_timeout,
+        ),
         "ws": "none",
         "loop": "asyncio",
         "log_config": None,  # ours is already in place
@@ -74,8 +79,6 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "proxy_headers": False,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": settings.shutdown_grace,
-        # A message travels in the request line, and h11 takes 16 kB of it by default.
-        "h11_max_incomplete_event_size": URL_BYTES_PER_CHARACTER * settings.max_message_characters + 65_536,
     }
 
 

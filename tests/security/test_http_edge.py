@@ -1,5 +1,6 @@
 """The edge of the gateway over real sockets: smuggled requests, floods of headers, bodies made to hurt, browsers."""
 
+import contextlib
 import json
 import socket
 import time
@@ -73,12 +74,14 @@ CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
         put(b"Transfer-Encoding: xchunked\r\n", b"2\r\n{}\r\n0\r\n\r\n" + SMUGGLED),
         put(b"Transfer-Encoding: chunked, identity\r\n", b"2\r\n{}\r\n0\r\n\r\n" + SMUGGLED),
         put(CHUNKED + b"Transfer-Encoding: identity\r\n", b"2\r\n{}\r\n0\r\n\r\n" + SMUGGLED),
+        put(b"Transfer-Encoding: gzip, chunked\r\n", b"2\r\n{}\r\n0\r\n\r\n" + SMUGGLED),
         put(CHUNKED, b"2;\n\r\n{}\r\n0\r\n\r\n" + SMUGGLED),
         put(CHUNKED, b"-2\r\n{}\r\n0\r\n\r\n" + SMUGGLED),
         put(b"X: a\rContent-Length: 60\r\nContent-Length: 2\r\n", b"{}" + SMUGGLED),
         put(b"X: a\0b\r\nContent-Length: 2\r\n", b"{}" + SMUGGLED),
         b"GET /v1/bots HTTP/1.1\r\n\r\n" + SMUGGLED,
         b"GET /v1/bots HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n" + SMUGGLED,
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n" + SMUGGLED,
     ],
     ids=[
         "length and chunked",
@@ -92,18 +95,24 @@ CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
         "unknown coding",
         "coding after chunked",
         "two codings",
+        "coding before chunked",
         "line end in a chunk's extension",
         "negative chunk",
         "bare carriage return",
         "NUL",
         "no host",
         "two hosts",
+        "tunnel",
     ],
 )
 def test_what_two_servers_could_read_in_two_ways_is_refused_and_the_connection_closed(
     gateway: str, request_sent: bytes
 ) -> None:
-    assert statuses(answer(gateway, request_sent)) == [400]
+    received = answer(gateway, request_sent)
+    assert statuses(received) == [400]
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["type"].startswith("urn:godel-serve:")
     assert httpx.get(f"{gateway}/v1/bots/smuggled").status_code == 404
 
 
@@ -113,12 +122,54 @@ def test_what_is_a_body_is_never_a_request(gateway: str) -> None:
     assert httpx.get(f"{gateway}/v1/bots/smuggled").status_code == 404
 
 
+def test_requests_sent_together_are_answered_one_after_the_other(gateway: str) -> None:
+    asked = [
+        b"GET /v1/bots/bot HTTP/1.1",
+        b"GET /livez HTTP/1.1",
+        put(b"Content-Length: 22\r\n", b'{"knowledge":"Twelve"}'),
+    ]
+    received = answer(gateway, b"\r\nHost: localhost\r\n\r\n".join(asked))
+    assert statuses(received) == [200, 200, 200]
+    assert received.index(b"Eleven play.") < received.index(b'{"status":"ok"}') < received.index(b"Twelve")
+    httpx.put(f"{gateway}/v1/bots/bot", json={"knowledge": "Eleven play."}).raise_for_status()
+
+
+def test_an_offer_of_another_protocol_is_declined_by_an_answer(gateway: str) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    said = put(offer + b"Content-Length: 23\r\n", b'{"knowledge":"Upgrade"}')
+    received = answer(gateway, said + b"GET /v1/bots/bot HTTP/1.1\r\nHost: localhost\r\n" + offer + b"\r\n")
+    assert statuses(received) == [200, 200]
+    assert received.count(b'"knowledge":"Upgrade"') == 2
+    httpx.put(f"{gateway}/v1/bots/bot", json={"knowledge": "Eleven play."}).raise_for_status()
+
+
+def test_line_ends_after_an_answer_do_not_keep_a_connection() -> None:
+    settings = Settings(receive_timeout=1)
+    app = create_app(settings, store=MemoryStore(), inference=EchoInference(), count_tokens=count_words)
+    with running(app, **uvicorn_options(settings)) as url:
+        port = httpx.URL(url).port or 0
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not connection.recv(65_536).endswith(b'{"status":"ok"}'):
+                pass
+            connection.settimeout(0.1)
+            started, open_still = time.monotonic(), True
+            while open_still:
+                assert time.monotonic() - started < SECONDS, "it is open still"
+                with contextlib.suppress(TimeoutError):
+                    try:
+                        connection.sendall(b"\r\n")
+                        open_still = connection.recv(65_536) != b""
+                    except ConnectionError:
+                        open_still = False
+
+
 @pytest.mark.parametrize("headers", [40_000, 400_000])
 def test_a_flood_of_headers_is_read_at_once_or_refused(gateway: str, headers: int) -> None:
     flood = b"".join(b"X-%d: y\r\n" % number for number in range(headers))
     started = time.monotonic()
     received = answer(gateway, b"GET /v1/bots HTTP/1.1\r\nHost: localhost\r\n" + flood + b"\r\n")
-    assert statuses(received) == ([200] if headers < 100_000 else [400] if received else [])
+    assert statuses(received) == ([200] if headers < 100_000 else [431] if received else [])
     assert time.monotonic() - started < SECONDS
 
 
