@@ -211,9 +211,10 @@ async def _services(
     )
     admission = Admission(settings.max_in_flight, settings.max_waiting, settings.max_queue_seconds)
     metrics.watch(admission)
+    guarded = Quarantine(pool)
     talk = Chat(
         store=store,
-        inference=MeasuredInference(TracedInference(Quarantine(pool), tracers), metrics),
+        inference=MeasuredInference(TracedInference(guarded, tracers) if tracers else guarded, metrics),
         conversations=conversations,
         prompts=PromptBuilder(count_tokens=count_tokens, budget=budget),
         timeout=settings.request_timeout,

@@ -53,9 +53,12 @@ class PromptBuilder:
     indexes: PassageIndexes = field(default_factory=PassageIndexes)
     _cost: CountTokens = field(init=False, repr=False, compare=False)
     """The tokens of a piece, without the end token."""
+    _reach: int = field(init=False, repr=False, compare=False)
+    """How many characters of a text a prompt can hold at most."""
 
     def __post_init__(self) -> None:
         """Wrap the counter."""
+        object.__setattr__(self, "_reach", self.budget * CHARACTERS_PER_TOKEN)
         cached = functools.lru_cache(COSTS_KEPT)(lambda text: self.count_tokens(text) - 1)
         object.__setattr__(self, "_cost", cached)
 
@@ -103,11 +106,6 @@ class PromptBuilder:
             return fit(turns, knowledge, instruction, budget=self.budget, count_tokens=self.count_tokens)
         except ValueError as error:
             raise PromptTooLong(f"the bot's instruction leaves no room in a prompt of {self.budget} tokens") from error
-
-    @property
-    def _reach(self) -> int:
-        """How many characters of a text a prompt can hold at most."""
-        return self.budget * CHARACTERS_PER_TOKEN
 
     def _neutralised(self, turn: str) -> str:
         return neutralise(turn[-self._reach :])[-self._reach :]

@@ -9,8 +9,8 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,12 +44,22 @@ class Quarantine:
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
         """Return the answer to one prompt. Raises ModelRejected for one that is in quarantine."""
-        async with self._watched(request):
+        name = _name(request)
+        if self._suspected(name):
+            async with self._trial_of(request, name):
+                return await self._inference.generate(request)
+        with self._judged(name):
             return await self._inference.generate(request)
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
         """Yield the answer to one prompt in parts. Raises as `generate`."""
-        async with self._watched(request), aclosing(self._inference.stream(request)) as parts:
+        name = _name(request)
+        async with AsyncExitStack() as stack:
+            if self._suspected(name):
+                await stack.enter_async_context(self._trial_of(request, name))
+            else:
+                stack.enter_context(self._judged(name))
+            parts = await stack.enter_async_context(aclosing(self._inference.stream(request)))
             async for part in parts:
                 yield part
 
@@ -62,12 +72,8 @@ class Quarantine:
         return await self._inference.describe()
 
     @asynccontextmanager
-    async def _watched(self, request: GenerateRequest) -> AsyncIterator[None]:
-        name = hashlib.sha256(request.prompt.encode()).digest()
-        if not self._suspected(name):
-            async with self._judged(name):
-                yield
-            return
+    async def _trial_of(self, request: GenerateRequest, name: bytes) -> AsyncIterator[None]:
+        """Let a suspect to the model when no other one is there."""
         try:
             async with asyncio.timeout(request.deadline - request.submitted_at if request.deadline else None):
                 await self._trial.acquire()
@@ -75,7 +81,7 @@ class Quarantine:
             raise ModelTimeout("the deadline passed before the model was free to try this prompt again") from error
         try:
             self._suspected(name)  # those before it may have settled it
-            async with self._judged(name):
+            with self._judged(name):
                 yield
         finally:
             self._trial.release()
@@ -97,8 +103,8 @@ class Quarantine:
             )
         return True
 
-    @asynccontextmanager
-    async def _judged(self, name: bytes) -> AsyncIterator[None]:
+    @contextmanager
+    def _judged(self, name: bytes) -> Iterator[None]:
         """Remember of a prompt at the model whether its worker dies."""
         try:
             yield
@@ -117,3 +123,7 @@ class Quarantine:
         self._suspects.move_to_end(name)
         if len(self._suspects) > MOST_SUSPECTS:
             self._suspects.popitem(last=False)
+
+
+def _name(request: GenerateRequest) -> bytes:
+    return hashlib.sha256(request.prompt.encode()).digest()

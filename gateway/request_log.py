@@ -12,15 +12,14 @@ import uuid
 from http import HTTPStatus
 
 from fastapi import HTTPException
-from opentelemetry import context, propagate, trace
-from opentelemetry.trace import SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import log, tracing
+from gateway import log
 from gateway.errors import BadFraming, ContentTooLarge, ShuttingDown
 from gateway.metrics import Metrics
 from gateway.problems import error_response
+from gateway.tracing import RequestSpan
 from gateway.turns import PROBES
 from handler.contract.wire import REQUEST_ID
 
@@ -56,11 +55,8 @@ class RequestLog:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         told = log.request_id.set(request_id)
-        tracer = scope["app"].state.services.tracers.get_tracer(tracing.NAME)
-        # By items: looked up by name each header is searched for among all, and there may be fifty thousand.
-        headers = dict(Headers(scope=scope).items())
-        span = tracer.start_span("request", context=propagate.extract(headers), kind=SpanKind.SERVER)
-        current = context.attach(trace.set_span_in_context(span))
+        tracers = scope["app"].state.services.tracers
+        span = None if tracers is None else RequestSpan(tracers, scope)
 
         async def labelled(message: Message) -> None:
             nonlocal status
@@ -98,19 +94,8 @@ class RequestLog:
                 extra=facts | {"milliseconds": milliseconds},
             )
             log.request_id.reset(told)
-            span.update_name(f"{method} {route}")
-            span.set_attributes(
-                {
-                    "http.request.method": method,
-                    "http.route": route,
-                    "http.response.status_code": status,
-                    "godel.request_id": request_id,
-                }
-            )
-            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                span.set_status(StatusCode.ERROR)
-            context.detach(current)
-            span.end()
+            if span is not None:
+                span.end(method, route, status, request_id)
 
 
 class BodyLimit:

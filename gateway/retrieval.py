@@ -84,7 +84,7 @@ class PassageIndex:
         words = dict.fromkeys(_words(text)[:MAX_QUERY_WORDS])
         if not words:
             return []
-        query = " OR ".join(f'"{word}"' for word in words)
+        query = '"' + '" OR "'.join(words) + '"'
         ask = self._ask if len(query) <= LONGEST_KEPT_QUERY else self._ask.__wrapped__
         return ask(query, limit)
 

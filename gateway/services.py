@@ -37,32 +37,39 @@ class Services:
     readers: asyncio.Semaphore
     """How many documents are read at a time, each in a process that may take a gigabyte; others wait."""
     metrics: Metrics
-    tracers: TracerProvider
+    tracers: TracerProvider | None
+    """None where nothing is traced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Who asks a bot. One dependency for four things: FastAPI takes longer to find a dependency than to call it."""
+
+    chat: Chat
+    caller: Caller
+    request_id: str
+    limited: Callable[[Standing], None]
+    """Tell it how the limits stand: the response will say so, whatever becomes of it."""
 
 
 async def _services(request: Request) -> Services:
     return cast("Services", request.app.state.services)
 
 
-async def _request_id(request: Request) -> str:
-    return cast("str", request.state.request_id)
-
-
 async def _caller(request: Request) -> Caller:
     return cast("Caller", request.state.caller)
 
 
-ServicesOf = Annotated[Services, Depends(_services)]
+async def _asker(request: Request) -> Asker:
+    state = request.state
 
-
-async def _limited(request: Request) -> Callable[[Standing], None]:
     def limited(standing: Standing) -> None:
-        request.state.rate_limit_headers = rate_limit_headers(standing)
+        state.rate_limit_headers = rate_limit_headers(standing)
 
-    return limited
+    chat = (await _services(request)).chat
+    return Asker(chat=chat, caller=state.caller, request_id=state.request_id, limited=limited)
 
 
+ServicesOf = Annotated[Services, Depends(_services)]
 CallerOf = Annotated[Caller, Depends(_caller)]
-Limited = Annotated[Callable[[Standing], None], Depends(_limited)]
-"""Tell it how the limits stand: the response will say so, whatever becomes of it."""
-RequestId = Annotated[str, Depends(_request_id)]
+AskerOf = Annotated[Asker, Depends(_asker)]

@@ -6,10 +6,13 @@ the like. A span holds the route's template, a status, the request's id and coun
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from http import HTTPStatus
 from typing import Final
 
-from opentelemetry import trace
-from opentelemetry.trace import NoOpTracerProvider, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry import context, propagate, trace
+from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from gateway.errors import GatewayError, Misconfigured
 from gateway.inference import Inference, ModelDescription
@@ -20,10 +23,13 @@ NAME: Final = "gateway"
 
 
 @contextmanager
-def tracing(on: bool) -> Iterator[TracerProvider]:
-    """Yield what makes spans; send those that are left at the end. Raises Misconfigured without the libraries."""
+def tracing(on: bool) -> Iterator[TracerProvider | None]:
+    """Yield what makes spans, None when nothing is to; send those that are left at the end.
+
+    Raises Misconfigured without the libraries.
+    """
     if not on:
-        yield NoOpTracerProvider()
+        yield None
         return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -39,6 +45,34 @@ def tracing(on: bool) -> Iterator[TracerProvider]:
         yield provider
     finally:
         provider.shutdown()
+
+
+class RequestSpan:
+    """The span of a request that is being served, in its client's trace; the current one until `end`."""
+
+    def __init__(self, provider: TracerProvider, scope: Scope) -> None:
+        # By items: looked up by name each header is searched for among all, and there may be fifty thousand.
+        headers = dict(Headers(scope=scope).items())
+        self._span = provider.get_tracer(NAME).start_span(
+            "request", context=propagate.extract(headers), kind=SpanKind.SERVER
+        )
+        self._token = context.attach(trace.set_span_in_context(self._span))
+
+    def end(self, method: str, route: str, status: int, request_id: str) -> None:
+        """Say what came of the request; `route` is a template, never a path."""
+        self._span.update_name(f"{method} {route}")
+        self._span.set_attributes(
+            {
+                "http.request.method": method,
+                "http.route": route,
+                "http.response.status_code": status,
+                "godel.request_id": request_id,
+            }
+        )
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._span.set_status(StatusCode.ERROR)
+        context.detach(self._token)
+        self._span.end()
 
 
 class TracedInference:

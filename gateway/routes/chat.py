@@ -15,7 +15,7 @@ from gateway.event_stream import EventStream, event
 from gateway.problems import Problem, declared
 from gateway.routes.chat_schemas import ChatInput, ChatOutput, ChatPart
 from gateway.routes.schemas import BotId
-from gateway.services import CallerOf, Limited, RequestId, ServicesOf
+from gateway.services import AskerOf
 
 router = APIRouter(prefix="/v1/bots", tags=["chat"], route_class=GuardedRoute)
 
@@ -45,23 +45,20 @@ async def chat(
     bot_id: BotId,
     said: ChatInput,
     request: Request,
-    services: ServicesOf,
-    caller: CallerOf,
-    limited: Limited,
-    request_id: RequestId,
+    asker: AskerOf,
 ) -> ChatOutput | Response:
     question = Question(
         bot_id=check_bot_id(bot_id),
         turns=said.turns,
         parameters=said.parameters,
-        request_id=request_id,
-        caller=caller,
-        limited=limited,
+        request_id=asker.request_id,
+        caller=asker.caller,
+        limited=asker.limited,
         session_id=said.session_id,
     )
     if said.stream:
-        return await EventStream.open(request, _events(services.chat, question), _failed)
-    return ChatOutput.of(await while_connected(request, services.chat.answer(question)), request_id)
+        return await EventStream.open(request, _events(asker.chat, question), _failed)
+    return ChatOutput.of(await while_connected(request, asker.chat.answer(question)), asker.request_id)
 
 
 async def _events(chat: Chat, question: Question) -> AsyncGenerator[bytes, None]:

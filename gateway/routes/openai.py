@@ -26,7 +26,7 @@ from gateway.routes.openai_schemas import (
     Said,
     finish_name,
 )
-from gateway.services import CallerOf, Limited, RequestId, ServicesOf
+from gateway.services import AskerOf, CallerOf, ServicesOf
 
 PAGE = 200
 
@@ -62,35 +62,28 @@ async def get_model(model: str, services: ServicesOf) -> ModelCard:
         **openai_errors.declared(400, 404, 413, 429, 502, 503, 504),
     },
 )
-async def create_chat_completion(
-    asked: CompletionInput,
-    request: Request,
-    services: ServicesOf,
-    caller: CallerOf,
-    limited: Limited,
-    request_id: RequestId,
-) -> Completion | Response:
+async def create_chat_completion(asked: CompletionInput, request: Request, asker: AskerOf) -> Completion | Response:
     asked.check()
-    caller.check("chat", bot_id=asked.model)
+    asker.caller.check("chat", bot_id=asked.model)
     question = Question(
         bot_id=_bot_id(asked.model),
         turns=asked.turns,
         parameters=asked.parameters,
-        request_id=request_id,
-        caller=caller,
-        limited=limited,
+        request_id=asker.request_id,
+        caller=asker.caller,
+        limited=asker.limited,
         knowledge=asked.knowledge,
         stop=asked.stops,
     )
-    created = int(services.chat.clock())
+    created = int(asker.chat.clock())
     try:
         if asked.stream:
-            return await EventStream.open(request, _chunks(services.chat, question, asked, created), _failed)
-        answer = await while_connected(request, services.chat.answer(question))
+            return await EventStream.open(request, _chunks(asker.chat, question, asked, created), _failed)
+        answer = await while_connected(request, asker.chat.answer(question))
     except InvalidInput as error:
         raise InvalidInput.of({_field(name): problem for name, problem in error.problems.items()}) from error
     return Completion(
-        id=_completion_id(request_id),
+        id=_completion_id(asker.request_id),
         created=created,
         model=asked.model,
         choices=[

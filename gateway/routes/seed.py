@@ -10,7 +10,7 @@ from gateway.disconnect import while_connected
 from gateway.problems import declared
 from gateway.routes.chat_schemas import SeedOutput
 from gateway.routes.schemas import BotId
-from gateway.services import CallerOf, Limited, RequestId, ServicesOf
+from gateway.services import AskerOf, ServicesOf
 
 
 class _AnyText(Convertor[str]):
@@ -49,17 +49,13 @@ async def teach_by_url(bot_id: BotId, message: str, services: ServicesOf) -> See
     description=f"Answers one message, with no memory of others. {_PERCENT}",
     responses=declared(404, 422, 429, 502, 503, 504),
 )
-async def chat_by_url(
-    bot_id: BotId,
-    message: str,
-    request: Request,
-    services: ServicesOf,
-    caller: CallerOf,
-    limited: Limited,
-    request_id: RequestId,
-) -> SeedOutput:
+async def chat_by_url(bot_id: BotId, message: str, request: Request, asker: AskerOf) -> SeedOutput:
     question = Question(
-        bot_id=check_bot_id(bot_id), turns=[message], request_id=request_id, caller=caller, limited=limited
+        bot_id=check_bot_id(bot_id),
+        turns=[message],
+        request_id=asker.request_id,
+        caller=asker.caller,
+        limited=asker.limited,
     )
-    answer = await while_connected(request, services.chat.answer(question))
+    answer = await while_connected(request, asker.chat.answer(question))
     return SeedOutput(response=answer.reply.text)

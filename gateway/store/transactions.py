@@ -60,32 +60,23 @@ class SqlDatabase:
 
     async def _rows(self, prepared: Prepared, **values: Any) -> Sequence[Row]:
         """Return the rows of `prepared`: a few, found by their key."""
-        with self._told_of():
+        with _translated(self._tell):
             return await self._database.rows(prepared, values)
 
     async def _many_rows(self, query: Select[Any]) -> Sequence[Row]:
         """Return the rows of `query`, however many."""
-        with self._told_of():
+        with _translated(self._tell):
             return await self._database.read(lambda connection: connection.execute(query).mappings().all())
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` returns, done in one transaction: kept when it returns, undone when it raises."""
-        with self._told_of():
+        with _translated(self._tell):
             return await self._database.write(work)
 
     async def _write_one(self, prepared: Prepared, **values: Any) -> Row | None:
         """Return the one row that `prepared` returns, or None, when what it wrote is kept."""
-        with self._told_of():
+        with _translated(self._tell):
             return await self._database.write_one(prepared, values)
-
-    @contextmanager
-    def _told_of(self) -> Iterator[None]:
-        try:
-            with _translated():
-                yield
-        except StoreUnavailable as error:
-            self._tell(error)
-            raise
 
     def _tell(self, error: StoreUnavailable) -> None:
         """Log why the database cannot be used, by kind: messages of databases may hold users' text."""
@@ -106,20 +97,34 @@ def _reason(error: StoreUnavailable) -> str:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(tell: Callable[[StoreUnavailable], None] | None = None) -> Iterator[None]:
     """Turn what SQLAlchemy raises when the database is out of reach, locked or damaged into StoreUnavailable.
 
-    What else it raises is a mistake of ours and passes.
+    What else it raises is a mistake of ours and passes. `tell` gets what is raised, its cause in it.
     """
     try:
         yield
-    except PoolTimeoutError as error:
-        raise StoreUnavailable("the database has no free connection just now") from error
-    except DBAPIError as error:
-        # SQLite says of a damaged file no more than DatabaseError, the base of all that databases say.
-        out_of_reach = isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
-        if out_of_reach or error.connection_invalidated:
-            raise StoreUnavailable(f"the database cannot be used just now{remedy(error.orig)}") from error
-        raise
-    except TimeoutError as error:
-        raise StoreUnavailable("the database did not answer in time") from error
+    except (StoreUnavailable, PoolTimeoutError, DBAPIError, TimeoutError) as error:
+        unavailable = _meaning(error)
+        if unavailable is None:
+            raise
+        if unavailable is not error:
+            unavailable.__cause__ = error
+        if tell is not None:
+            tell(unavailable)
+        raise unavailable from unavailable.__cause__
+
+
+def _meaning(error: Exception) -> StoreUnavailable | None:
+    """Return what a failure means to whoever asked; None when it is a mistake of ours."""
+    if isinstance(error, StoreUnavailable):
+        return error
+    if isinstance(error, PoolTimeoutError):
+        return StoreUnavailable("the database has no free connection just now")
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable("the database did not answer in time")
+    # SQLite says of a damaged file no more than DatabaseError, the base of all that databases say.
+    out_of_reach = isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
+    if isinstance(error, DBAPIError) and (out_of_reach or error.connection_invalidated):
+        return StoreUnavailable(f"the database cannot be used just now{remedy(error.orig)}")
+    return None

@@ -53,7 +53,7 @@ class GenerationParameters:
     @classmethod
     def bounds(cls) -> dict[str, Bounds]:
         """Return the bounds of every parameter by name."""
-        return {item.name: item.metadata["bounds"] for item in dataclasses.fields(cls)}
+        return {name: item.metadata["bounds"] for name, item in _FIELDS.items()}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Self:
@@ -63,20 +63,19 @@ class GenerationParameters:
         `min_length` larger than `max_length` is an error only when both are given; a default gives way.
         """
         problems: dict[str, str] = {}
-        fields = {item.name: item for item in dataclasses.fields(cls)}
         for name, value in values.items():
-            if name not in fields:
-                close = difflib.get_close_matches(name, fields, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
+            if name not in _FIELDS:
+                close = difflib.get_close_matches(name, _FIELDS, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(_FIELDS)}"
                 problems[name[:64]] = f"is not a generation parameter; {hint}"
-            elif problem := _problem(fields[name], value):
+            elif problem := _problem(_FIELDS[name], value):
                 problems[name] = problem
             if len(problems) == MAX_PROBLEMS:
                 break
         if problems:
             raise ParameterError(problems)
         chosen: dict[str, Any] = {
-            name: float(value) if isinstance(fields[name].default, float) else value
+            name: float(value) if isinstance(_FIELDS[name].default, float) else value
             for name, value in {**(defaults or {}), **values}.items()
         }
         parameters = cls(**chosen)
@@ -90,7 +89,10 @@ class GenerationParameters:
 
     def to_mapping(self) -> dict[str, int | float | bool | None]:
         """Return all parameters by name; `from_mapping` of it gives an equal object."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in _FIELDS}
+
+
+_FIELDS: Final = {item.name: item for item in dataclasses.fields(GenerationParameters)}
 
 
 def _problem(item: "dataclasses.Field[Any]", value: object) -> str | None:
