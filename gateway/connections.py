@@ -62,9 +62,10 @@ class _JoiningTransport:
         self._transport.close()
 
     def flush(self) -> None:
-        """Send what was written."""
+        """Send what was written, unless nobody is there any more."""
         if self._written:
-            self._transport.write(b"".join(self._written))
+            if not self._transport.is_closing():  # uvloop's would raise
+                self._transport.write(b"".join(self._written))
             self._written.clear()
 
     def __getattr__(self, name: str) -> Any:

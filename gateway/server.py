@@ -10,6 +10,7 @@ import socket
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from gateway.app import create_app
 from gateway.connections import drop_the_deaf, patient_protocol, room_for
@@ -38,7 +39,8 @@ def serve(settings: Settings) -> None:
         logger.warning("%s", complaint)
     with contextlib.closing(bind(settings.host, settings.port)) as listener:
         drop_the_deaf(listener, settings.send_timeout)
-        asyncio.run(_serve(settings, listener))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, listener))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -72,7 +74,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
             settings.receive_timeout,
         ),
         "ws": "none",
-        "loop": "asyncio",
+        "loop": "uvloop",
         "log_config": None,  # ours is already in place
         "access_log": False,  # it would hold the path, which is users' text
         "server_header": False,
