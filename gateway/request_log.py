@@ -9,10 +9,11 @@ import logging
 import time
 import traceback
 import uuid
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Final
 
 from fastapi import HTTPException
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import log
@@ -23,14 +24,22 @@ from gateway.tracing import RequestSpan
 from gateway.turns import PROBES
 from handler.contract.wire import REQUEST_ID
 
-HEADER = "X-Request-ID"
-DEFAULTS = {
-    "Cache-Control": "no-store",  # the seed's GETs change and generate
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # its addresses hold users' text
-    # Of what is answered nothing runs, loads or is framed in a browser; the page has a policy of its own.
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-}
+HEADER: Final = b"x-request-id"
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+DEFAULTS: Final = _encoded(
+    {
+        "Cache-Control": "no-store",  # the seed's GETs change and generate
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",  # its addresses hold users' text
+        # Of what is answered nothing runs, loads or is framed in a browser; the page has a policy of its own.
+        "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    }
+)
 """Headers of every response that does not say otherwise."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -51,7 +60,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0
-        request_id = _request_id(Headers(scope=scope).get(HEADER))
+        request_id = _request_id(dict(scope["headers"]).get(HEADER))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         told = log.request_id.set(request_id)
@@ -62,10 +71,10 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                sent = MutableHeaders(scope=message)
-                sent[HEADER] = request_id
-                for name, value in {**state.get("rate_limit_headers", {}), **DEFAULTS}.items():
-                    sent.setdefault(name, value)
+                sent = [*message.get("headers", []), (HEADER, request_id.encode())]
+                said = {name for name, _ in sent}
+                more = [*_encoded(state.get("rate_limit_headers", {})), *DEFAULTS]
+                message["headers"] = sent + [header for header in more if header[0] not in said]
             await send(message)
 
         try:
@@ -114,15 +123,15 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        if "content-length" in headers and "transfer-encoding" in headers:
+        headers = dict(scope["headers"])
+        if b"content-length" in headers and b"transfer-encoding" in headers:
             error = BadFraming("the body has both a Content-Length and a Transfer-Encoding")
             response = error_response(error, scope["state"]["request_id"], scope["path"])
             response.headers["Connection"] = "close"
             await response(scope, receive, send)
             return
-        announced = headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced[:20]) > self._limit:
+        announced = headers.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced[:20]) > self._limit:
             too_large = ContentTooLarge(f"the body has more than {self._limit} bytes")
             await error_response(too_large, scope["state"]["request_id"], scope["path"])(scope, receive, send)
             return
@@ -139,8 +148,9 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
 
-def _request_id(given: str | None) -> str:
-    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _request_id(given: bytes | None) -> str:
+    named = given.decode("latin-1") if given else ""
+    return named if REQUEST_ID.fullmatch(named) else uuid.uuid4().hex
 
 
 def log_unexpected(error: BaseException, request_id: str) -> None:

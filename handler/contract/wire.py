@@ -14,6 +14,7 @@ from handler.contract.generation import GenerationParameters, ParameterError
 from handler.contract.prompt import FORMAT_VERSION
 
 FinishReason = Literal["stop", "length", "deadline"]
+_FINISH_REASONS: Final = get_args(FinishReason)
 """`stop`: the model ended its answer; `length`: max_length was reached; `deadline`: time ran out."""
 
 MAX_PROMPT_CHARACTERS: Final = 65_536
@@ -192,7 +193,7 @@ def _reply(message: dict[str, Any]) -> GenerateReply:
     kinds |= dict.fromkeys(("prompt_tokens", "completion_tokens", "batch_size"), int)
     kinds |= dict.fromkeys(("queue_ms", "compute_ms"), (int, float))
     wrong = [name for name, kind in kinds.items() if not isinstance(message.get(name), kind)]
-    if wrong or message["finish_reason"] not in get_args(FinishReason):
+    if wrong or message["finish_reason"] not in _FINISH_REASONS:
         raise WireError(502, "bad_reply", f"the model's reply has a bad {wrong[0] if wrong else 'finish_reason'}")
     return GenerateReply(**{name: message[name] for name in kinds})
 

@@ -125,6 +125,7 @@ def everything_that_a_user_does(client: httpx.Client, token: str) -> list[httpx.
     do("GET", f"/{WORD}/{WORD}/{WORD}")
     do("GET", f"/{WORD}%00/chat/{WORD}")
     do(WORD.upper(), bot)
+    do("TRACE", f"{bot}?{WORD}")
     do("POST", "/v1/keys", json={"scope": WORD, "name": WORD}, headers=bearer(ADMIN_KEY))
     do("POST", "/v1/keys", json={"scope": "chat", "bots": [f"{WORD} {WORD}"]}, headers=bearer(ADMIN_KEY))
     do("GET", f"/v1/keys/{WORD}", headers=bearer(ADMIN_KEY))
