@@ -84,9 +84,7 @@ class PatientProtocol(HttpToolsProtocol):
         """Begin a connection, or refuse it when there are too many."""
         super().connection_made(cast("asyncio.Transport", _JoiningTransport(transport, self.loop)))
         self._timer: asyncio.TimerHandle | None = None
-        self._coming: _Part | None = _Part.HEAD
-        self._since = self.loop.time()
-        self._bytes = 0
+        self._expect(_Part.HEAD)
         if len(self.connections) > self.max_connections:
             self._refuse(503, "too-many-connections", "too many clients are connected just now", retry_after=True)
         else:
@@ -94,7 +92,6 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
-        before = self._coming
         self._unset_keepalive_if_required()
         try:
             self._parse(memoryview(data))
@@ -102,22 +99,19 @@ class PatientProtocol(HttpToolsProtocol):
             self._refuse(400, "malformed-request", "what was sent is not one request of HTTP/1.1")
             return
         if self._coming is None and self._is_answered():  # line ends before a request, which may never come
-            self._coming = _Part.HEAD
-        if self._coming is not before:
-            self._since, self._bytes = self.loop.time(), 0
+            self._expect(_Part.HEAD)
         self._bytes += len(data)
         if self._coming is None:
             self._disarm()
         elif self._coming is _Part.HEAD and self._bytes > self.max_head_bytes:
             self._refuse(431, "head-too-large", f"a request's head may have {self.max_head_bytes} bytes")
         elif self._timer is None:
-            self._since = self.loop.time()
             self._arm(self.receive_seconds)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._coming = _Part.HEAD
+        self._expect(_Part.HEAD)
 
     def on_headers_complete(self) -> None:
         """Begin to answer. Raises ValueError for a head that another server could read in another way."""
@@ -141,13 +135,13 @@ class PatientProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             path, _, query = target.partition(b"?")
             self.scope |= {"path": unquote(path.decode("ascii")), "raw_path": path, "query_string": query}
-        self._coming = _Part.BODY
+        self._expect(_Part.BODY)
 
     def on_message_complete(self) -> None:
         """Know that all of a request is here."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
-            self._coming = None
+            self._expect(None)
 
     def on_response_complete(self) -> None:
         """Send what is left of a response: until the event loop's next turn it would wait behind other requests."""
@@ -179,6 +173,10 @@ class PatientProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
         self.parser.feed_data(b"".join((start, *lines, b"\r\n")))
+
+    def _expect(self, part: _Part | None) -> None:
+        """Begin to count the time and the bytes of a part; None is for as long as the client need not send."""
+        self._coming, self._since, self._bytes = part, self.loop.time(), 0
 
     def _is_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
