@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import sys
 import tempfile
 import time
@@ -37,7 +38,10 @@ from gateway.loopback import is_loopback
 from launcher.trial import ARCHIVE, trial_stack
 
 CLOSED_CLIENTS: Final = 16
-"""Two for each of the worker's eight slots: enough to fill them at all times."""
+"""One for each of the worker's slots: enough to fill them at all times."""
+
+FILL: Final = 0.04
+"""The share of a run in which prompts of all lengths are read first."""
 
 SHARES: Final = {"closed": 0.2, "1x": 0.3, "2x": 0.25, "10x": 0.25}
 """Of the time of a cycle that is not rest."""
@@ -98,9 +102,28 @@ class _Run:
     async def cycles(self) -> None:
         """Go on until the time is over; at least one cycle."""
         self._processes = await self._instruments.processes()
+        await self._read_prompts(FILL * self._plan.minutes * 60)
         end = self._plan.minutes * 60
         while not self._rests or self._seconds + self._plan.cycle / 2 < end:
             await self._cycle()
+
+    async def _read_prompts(self, seconds: float) -> None:
+        """Have prompts of all lengths read, many at a time: the worker keeps what it takes for them.
+
+        The people's own are short: it would take them a quarter of an hour to fill its heap (handler/engines/heap.py)
+        and its caches.
+        """
+        end, dice = self._seconds + seconds, random.Random(self._plan.seed)
+
+        async def read() -> None:
+            while self._seconds < end:
+                knowledge = " ".join(f"Room {dice.randrange(1000)} is empty." for _ in range(dice.randrange(1, 80)))
+                messages = [{"role": "system", "content": knowledge}, {"role": "user", "content": "Which is empty?"}]
+                said = {"model": dice.choice(self.people).bot_id, "messages": messages, "max_tokens": 16}
+                with contextlib.suppress(httpx.HTTPError):  # those who count their answers come later
+                    await self._instruments.http.post("/v1/chat/completions", json=said)
+
+        await asyncio.gather(*(read() for _ in range(CLOSED_CLIENTS)))
 
     async def _cycle(self) -> None:
         loaded = self._plan.cycle * (1 - self._plan.rest_share)

@@ -29,6 +29,7 @@ from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateReques
 from handler.engine_thread import EngineThread, EngineThreadEndedError, News
 from handler.engines import DEFAULT_ENGINE, load_engine
 from handler.engines.base import EngineError
+from handler.engines.heap import share_one_arena
 from handler.scheduler import CPU_PATIENCE, Finished, Scheduler
 from handler.streaming import TextStream
 from handler.tokenization import Tokenization
@@ -58,6 +59,7 @@ class GodelHandler:
         self._call_seconds = float(options.get("call_milliseconds", 60)) / 1e3
         self._stream_seconds = float(options.get("stream_milliseconds", 25)) / 1e3
         self._tokenization = Tokenization(model_dir / TOKENIZER)
+        share_one_arena()  # before the engine's thread begins
         self._thread = EngineThread(lambda: self._load(properties, config, model_dir))
         self._requests: dict[str, GenerateRequest] = {}
         self._streams: dict[str, TextStream] = {}

@@ -17,7 +17,7 @@ Vitals = Mapping[str, float]
 
 ALLOWED: Final[dict[str, float]] = {
     "gateway memory, MB": 20.0,
-    "worker memory, MB": 40.0,
+    "worker memory, MB": 20.0,
     "java memory, MB": 40.0,
     "gateway files": 6.0,
     "worker files": 6.0,
@@ -33,9 +33,8 @@ ALLOWED: Final[dict[str, float]] = {
     "write-ahead log, MB": 8.0,
 }
 """By how much each may grow in an hour of rests. At 30 requests a second, 20 MB are 200 bytes a request. Memory is
-proportional (PSS). Java fills a heap of 256 MB at its leisure before it collects the old. The worker's allocator keeps
-up to 128 MB of what prompts have freed (`handler/engines/onnx_engine.py`): the most that it held at once rises by
-steps, of 28 MB once with the embedded model, and stays."""
+proportional (PSS). Java fills a heap of 256 MB at its leisure before it collects the old. The worker's heap keeps up to
+128 MB of what prompts have freed (`handler/engines/heap.py`)."""
 
 UNBOUNDED: Final = ("database, MB", "logs, MB")
 """What grows because it must: sessions are kept, and a log turns over at 20 MB, three times kept."""

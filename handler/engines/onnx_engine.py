@@ -11,7 +11,6 @@ leaves is filled by the last one.
 """
 
 import contextlib
-import ctypes
 import logging
 import math
 import mmap
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from handler.engines.base import EngineDescription, EngineError
 from handler.engines.cores import CPUINFO, instruction_sets, usable_cores
+from handler.engines.heap import keep_freed_memory
 from handler.engines.t5_geometry import T5Geometry, relative_bucket
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class OnnxEngine:
             device_note = "engine onnx is for CPUs: running on the CPU; `make archive ENGINE=torch` is for a GPU"
             logger.warning(device_note)
         self._geometry = geometry = T5Geometry.read(model_dir)
-        _keep_freed_memory()
+        keep_freed_memory()
         self._encoder = _session(model_dir / "encoder.onnx", threads, arena=False)
         self._decoder = _session(model_dir / "decoder.onnx", threads, arena=True)
         held = self._decoder.get_modelmeta().custom_metadata_map.get(PRECISION_KEY, "unknown")
@@ -290,15 +290,6 @@ class _Call:
 def sums_bytes_exactly(cpuinfo: Path = CPUINFO) -> bool:
     """Return whether the processor adds up 8-bit products in 32 bits (VNNI); False where Linux does not tell."""
     return not instruction_sets(cpuinfo).isdisjoint({"avx512_vnni", "avx_vnni"})
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what one prompt frees for the next; without, thousands of pages are given back and asked for."""
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(mmap_threshold, 32 << 20)  # the most that glibc allows
-        mallopt(trim_threshold, 128 << 20)
 
 
 def _session(path: Path, threads: int | None, *, arena: bool) -> onnxruntime.InferenceSession:
