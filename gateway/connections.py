@@ -84,6 +84,7 @@ class PatientProtocol(HttpToolsProtocol):
         """Begin a connection, or refuse it when there are too many."""
         super().connection_made(cast("asyncio.Transport", _JoiningTransport(transport, self.loop)))
         self._timer: asyncio.TimerHandle | None = None
+        self._body_bytes = 0
         self._expect(_Part.HEAD)
         if len(self.connections) > self.max_connections:
             self._refuse(503, "too-many-connections", "too many clients are connected just now", retry_after=True)
@@ -93,6 +94,7 @@ class PatientProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
         self._unset_keepalive_if_required()
+        in_body, body_bytes = self._coming is _Part.BODY, self._body_bytes
         try:
             self._parse(memoryview(data))
         except httptools.HttpParserError:
@@ -101,9 +103,11 @@ class PatientProtocol(HttpToolsProtocol):
         if self._coming is None and self._is_answered():  # line ends before a request, which may never come
             self._expect(_Part.HEAD)
         self._bytes += len(data)
+        if self._coming is _Part.HEAD or (in_body and self._body_bytes == body_bytes):  # a head, or trailers
+            self._head_bytes += len(data)
         if self._coming is None:
             self._disarm()
-        elif self._coming is _Part.HEAD and self._bytes > self.max_head_bytes:
+        elif self._head_bytes > self.max_head_bytes:
             self._refuse(431, "head-too-large", f"a request's head may have {self.max_head_bytes} bytes")
         elif self._timer is None:
             self._arm(self.receive_seconds)
@@ -135,7 +139,13 @@ class PatientProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             path, _, query = target.partition(b"?")
             self.scope |= {"path": unquote(path.decode("ascii")), "raw_path": path, "query_string": query}
+        self.headers = []  # trailers are none of the request's, and nobody reads them
         self._expect(_Part.BODY)
+
+    def on_body(self, body: bytes) -> None:
+        """Take some of a body."""
+        super().on_body(body)
+        self._body_bytes += len(body)
 
     def on_message_complete(self) -> None:
         """Know that all of a request is here."""
@@ -176,7 +186,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _expect(self, part: _Part | None) -> None:
         """Begin to count the time and the bytes of a part; None is for as long as the client need not send."""
-        self._coming, self._since, self._bytes = part, self.loop.time(), 0
+        self._coming, self._since = part, self.loop.time()
+        self._bytes = self._head_bytes = 0
 
     def _is_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
