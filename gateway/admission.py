@@ -29,6 +29,9 @@ class Pace:
     REMEMBERED: Final = 32
     """Answers come in bursts, up to a batch in one moment: a few of them must be averaged over."""
 
+    LEAST: Final = 8
+    """Fewer say nothing yet: the first answers of a model that has just begun come slowly, and some at once."""
+
     def __init__(self, timer: Callable[[], float]) -> None:
         self._timer = timer
         self._seen = 0
@@ -44,8 +47,8 @@ class Pace:
         self._last = now if handed_on else None
 
     def seconds(self, places: int) -> float:
-        """Return after how many seconds as many places will have come free; 0 while nothing is known."""
-        return self._mean * places
+        """Return after how many seconds as many places will have come free; 0 while too little is known."""
+        return self._mean * places if self._seen >= self.LEAST else 0.0
 
 
 class Admission:

@@ -180,6 +180,21 @@ async def test_before_a_pace_is_known_only_the_bound_on_numbers_holds() -> None:
         task.cancel()
 
 
+async def test_a_slow_first_answer_is_no_pace() -> None:
+    watch = Watch()
+    crowd = Crowd(Admission(16, 1000, 5.0, timer=watch))
+    for number in range(20):
+        await crowd.come(f"a{number}")
+    for place in range(2):  # a second between the first two
+        watch.now += 1.0
+        await crowd.leave(crowd.inside[place])
+    for number in range(44):
+        await crowd.come(f"b{number}")
+    assert crowd.admission.waiting == 46
+    for task in crowd.tasks.values():
+        task.cancel()
+
+
 async def test_after_a_halt_of_the_model_the_queue_opens_again() -> None:
     crowd, watch = await paced(max_seconds=3.0, seconds=1000.0)
     await crowd.come("a0")
