@@ -30,11 +30,18 @@ class Child:
         environment: Mapping[str, str],
         cwd: Path,
         output: IO[bytes] | None = None,
+        niceness: int = 0,
     ) -> None:
         """Start `command`; `output` takes its standard output and error, None leaves them on ours.
 
-        A session of its own keeps the terminal's Ctrl-C away from it: it is we who end it, in order.
+        A session of its own keeps the terminal's Ctrl-C away from it: it is we who end it, in order. `niceness`, from
+        0 to 19, is how far it gives way to others where there are not enough cores for all.
         """
+
+        def begin() -> None:  # in the child
+            _die_with_parent()
+            os.nice(niceness)
+
         self._process = subprocess.Popen(
             command,
             env=dict(environment),
@@ -43,8 +50,11 @@ class Child:
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
             start_new_session=True,
-            preexec_fn=_die_with_parent if _LIBC else None,
+            preexec_fn=begin,
         )
+        # Where Linux shares out the cores by session, it asks how nice the session is.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{self.pid}/autogroup").write_text(str(niceness), encoding="ascii")
 
     @property
     def pid(self) -> int:

@@ -31,6 +31,9 @@ STOP_SECONDS: Final = 15
 TRACEBACK_SECONDS: Final = 2
 """How far a worker's traceback may lag behind the news of its death; they travel in different threads."""
 
+NICENESS: Final = 5
+"""The model gives way to the gateway: where cores are full of its products, probes were answered late otherwise."""
+
 JAVA_OPTIONS: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """Measured: more throughput, half the memory. TorchServe waits more than it computes: compiling it twice, the second
 time well, takes from the engine's cores for hundreds of requests what it never earns back."""
@@ -116,7 +119,7 @@ class TorchServe:
         if not sys.platform.startswith("darwin"):
             environment["LC_ALL"] = "C.UTF-8"  # where Java takes the names of files from; they may be anybody's
         with (self.logs / CONSOLE).open("wb") as console:
-            self._child = Child(command, environment=environment, cwd=self._run_dir, output=console)
+            self._child = Child(command, environment=environment, cwd=self._run_dir, output=console, niceness=NICENESS)
 
     def wait_ready(self, *, seconds: float = START_SECONDS, give_up: Callable[[], bool] = lambda: False) -> None:
         """Return when a worker has loaded the model, or when `give_up` says so.

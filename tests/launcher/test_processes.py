@@ -56,6 +56,19 @@ def test_a_child_that_does_not_listen_is_killed_when_patience_ends(tmp_path: Pat
     assert gone(child.pid)
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="needs a kernel that groups by session")
+def test_a_child_and_what_it_starts_give_way_as_far_as_they_are_told(tmp_path: Path) -> None:
+    look = "import os, pathlib; print(os.nice(0), pathlib.Path('/proc/self/autogroup').read_text())"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {look!r}]); {FOREVER}"
+    with (tmp_path / "output").open("wb") as output:
+        child = Child([sys.executable, "-c", code], environment=os.environ, cwd=tmp_path, output=output, niceness=3)
+    until(lambda: said(tmp_path).endswith("\n\n"))
+    child.end(20)
+    nice, _, group = said(tmp_path).strip().partition(" ")
+    assert int(nice) == os.nice(0) + 3
+    assert group.endswith("nice 3")
+
+
 def test_hurry_ends_patience(tmp_path: Path) -> None:
     child = start(tmp_path, DEAF)
     until(lambda: said(tmp_path))
