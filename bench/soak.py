@@ -113,17 +113,20 @@ class _Run:
         The people's own are short: it would take them a quarter of an hour to fill its heap (handler/engines/heap.py)
         and its caches.
         """
-        end, dice = self._seconds + seconds, random.Random(self._plan.seed)
+        end, dice, answered = self._seconds + seconds, random.Random(self._plan.seed), 0
 
         async def read() -> None:
+            nonlocal answered
             while self._seconds < end:
                 knowledge = " ".join(f"Room {dice.randrange(1000)} is empty." for _ in range(dice.randrange(1, 80)))
                 messages = [{"role": "system", "content": knowledge}, {"role": "user", "content": "Which is empty?"}]
                 said = {"model": dice.choice(self.people).bot_id, "messages": messages, "max_tokens": 16}
                 with contextlib.suppress(httpx.HTTPError):  # those who count their answers come later
-                    await self._instruments.http.post("/v1/chat/completions", json=said)
+                    reply = await self._instruments.http.post("/v1/chat/completions", json=said)
+                    answered += reply.is_success
 
         await asyncio.gather(*(read() for _ in range(CLOSED_CLIENTS)))
+        self._say(f"{answered} prompts of all lengths were answered first")
 
     async def _cycle(self) -> None:
         loaded = self._plan.cycle * (1 - self._plan.rest_share)

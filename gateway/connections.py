@@ -1,4 +1,6 @@
-"""Clients that are slow, silent, deaf or too many: their connections end. uvicorn by itself would keep them for ever.
+"""Connections to clients: those of the slow, the silent, the deaf and the too many end. uvicorn would keep them.
+
+Requests that two servers could read in two ways are refused, heads and trailers have a bound.
 
 Sending is limited as Apache's mod_reqtimeout does it: so many seconds for the head, as many for the body, and more of
 them as it comes. Taking is limited by the kernel (TCP_USER_TIMEOUT), which knows what the client has taken.
@@ -74,7 +76,10 @@ class _JoiningTransport:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits on how long a request may take to arrive. Make a kind of it with `patient_protocol`."""
+    """HTTP/1.1 with limits on how long a request may take to arrive, and on what is no body of it.
+
+    Make a kind of it with `patient_protocol`.
+    """
 
     max_connections = 1
     max_head_bytes = 65_536

@@ -53,8 +53,9 @@ class Child:
             preexec_fn=begin,
         )
         # Where Linux shares out the cores by session, it asks how nice the session is.
-        with contextlib.suppress(OSError):
-            Path(f"/proc/{self.pid}/autogroup").write_text(str(niceness), encoding="ascii")
+        if niceness:
+            with contextlib.suppress(OSError):  # other kernels have no such file
+                Path(f"/proc/{self.pid}/autogroup").write_text(str(niceness), encoding="ascii")
 
     @property
     def pid(self) -> int:
