@@ -38,7 +38,7 @@
     ├── StoreUnavailable     the database cannot be reached or is locked
     └── Misconfigured        a setting cannot work; raised at start-up
 
-Foreign errors (httpx, SQLAlchemy, TorchServe's statuses) become one of these at the boundary, by type
+Foreign errors (aiohttp, SQLAlchemy, TorchServe's statuses) become one of these at the boundary, by type
 or status, never by message text.
 """
 

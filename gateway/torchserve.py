@@ -7,28 +7,27 @@ What has to be known of TorchServe 0.12: `/ping` says nothing, so readiness is a
 
 import asyncio
 import contextlib
+import json
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self
-
-import httpx
+from typing import Any, Self, TypeVar
 
 from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout, WorkerDied
-from gateway.http_transport import AiohttpTransport
 from gateway.inference import ModelDescription
 from gateway.settings import Settings
+from gateway.torchserve_connections import AiohttpConnections, Connections, Response, SocketOption
 from gateway.torchserve_keys import TorchServeKey
 from gateway.torchserve_state import describe, workers
 from handler.contract.canary import canary
 from handler.contract.wire import DESCRIBE_HEADER, GenerateReply, GenerateRequest, WireError, decode_line, decode_reply
 
 MAX_CONNECTIONS = 256
-CONNECT_SECONDS = 2.0
 RECONNECT_SECONDS = 0.25
 CANARY_SECONDS = 10.0
 MANAGEMENT_SECONDS = 2.0
@@ -45,9 +44,11 @@ machine acknowledges."""
 PREDICT = {"content-type": "application/json"}
 DESCRIBE = PREDICT | {DESCRIBE_HEADER: "True"}
 
+T = TypeVar("T")
+
 
 class TorchServeInference:
-    """An `Inference` over HTTP. The transport is the caller's to close; `archive` is the metadata of the served .mar.
+    """An `Inference` over HTTP. `connections` are the caller's to close; `archive` is the metadata of the served .mar.
 
     `key_file` is TorchServe's, where it asks for keys. `patience` are the seconds that an answer without a deadline may
     take.
@@ -55,7 +56,7 @@ class TorchServeInference:
 
     def __init__(
         self,
-        transport: httpx.AsyncBaseTransport,
+        connections: Connections,
         *,
         inference_url: str,
         management_url: str,
@@ -65,11 +66,10 @@ class TorchServeInference:
         patience: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # A client's own work, cookies and redirects and the like, costs as much again as what it is for.
-        self._transport = transport
-        self._predictions = httpx.URL(f"{inference_url}/predictions/{model_name}")
-        self._model = httpx.URL(f"{management_url}/models/{model_name}")
-        self._predicting = _timeouts(patience)
+        self._connections = connections
+        self._predictions = f"{inference_url}/predictions/{model_name}"
+        self._model = f"{management_url}/models/{model_name}"
+        self._patience = patience
         self._name = model_name
         self._archive = archive or {}
         self._inference_key = None if key_file is None else TorchServeKey(key_file, "inference")
@@ -84,11 +84,11 @@ class TorchServeInference:
     @asynccontextmanager
     async def open(cls, settings: Settings, archive: Mapping[str, Any]) -> AsyncIterator[Self]:
         """Yield the inference that `settings` describe; close its connections after."""
-        async with AiohttpTransport(
+        async with AiohttpConnections(
             max_connections=MAX_CONNECTIONS, keep=settings.keep_connections, socket_options=_signs_of_life()
-        ) as transport:
+        ) as connections:
             yield cls(
-                transport,
+                connections,
                 inference_url=settings.inference_url,
                 management_url=settings.management_url,
                 model_name=settings.model_name,
@@ -99,33 +99,25 @@ class TorchServeInference:
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
         """Return the answer to one prompt. Raises a ModelError."""
-        response = await self._post(request.encode(), PREDICT, self._until(request))
-        if not response.is_success:
-            raise await self._failure(response)
+        status, body = await self._post(request.encode(), PREDICT, self._until(request))
+        if status != HTTPStatus.OK:
+            raise await self._failure(status, body)
         try:
-            return _own(decode_reply(response.content), request)
+            return _own(decode_reply(body), request)
         except WireError as error:
             raise _meaning(error) from error
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
         """Yield the parts of the answer to one prompt, last its reply. Raises a ModelError."""
         until = self._until(request)
-        async with AsyncExitStack() as stack:
-            with _translated():
-                async with asyncio.timeout_at(until):
-                    response = await self._send(request.encode(), PREDICT, stream=True)
-                    stack.push_async_callback(response.aclose)
-                    if not response.is_success:
-                        await response.aread()
-            if not response.is_success:
-                raise await self._failure(response)
+        response = await _in_time(self._send(request.encode(), PREDICT), until)
+        with closing(response):
+            if response.status != HTTPStatus.OK:
+                raise await self._failure(response.status, await _in_time(response.read(), until))
             lines = _lines(response)
             while True:
                 try:
-                    with _translated():
-                        async with asyncio.timeout_at(until):
-                            line = await anext(lines)
-                    item = decode_line(line)
+                    item = decode_line(await _in_time(anext(lines), until))
                 except StopAsyncIteration:
                     raise ModelGarbled("the answer stopped before its end") from None
                 except WireError as error:
@@ -145,14 +137,14 @@ class TorchServeInference:
         left = min(request.deadline - self._clock(), request.deadline - request.submitted_at)
         return asyncio.get_running_loop().time() + left + LATENESS_SECONDS
 
-    async def _failure(self, response: httpx.Response) -> ModelError:
+    async def _failure(self, status: int, body: bytes) -> ModelError:
         """Return what an unsuccessful response means: the handler's own words, or else TorchServe's status."""
         try:
-            decode_reply(response.content)
+            decode_reply(body)
         except WireError as error:
             if error.code != "bad_reply":
                 return _meaning(error)
-        match response.status_code:
+        match status:
             case 503:
                 return await self._busy_or_down()
             case 413:
@@ -163,7 +155,7 @@ class TorchServeInference:
                 return ModelDown(KEY_REFUSED, reached=False)
             case 500 | 507:
                 return WorkerDied("the worker died while it answered")
-            case status:
+            case _:
                 return ModelDown(f"TorchServe answered with status {status}")
 
     async def ready(self) -> None:
@@ -193,60 +185,54 @@ class TorchServeInference:
         the question for ever under continuous batching, and admit nothing meanwhile.
         """
         until = asyncio.get_running_loop().time() + MANAGEMENT_SECONDS
-        response = await self._post(b"", DESCRIBE, until)
+        status, body = await self._post(b"", DESCRIBE, until)
         try:
-            words = response.json() if response.is_success else None
+            words = json.loads(body) if status == HTTPStatus.OK else None
         except ValueError:
             words = None
         if not isinstance(words, dict):
             raise ModelGarbled("the model did not describe itself")
         return words
 
-    async def _post(self, body: bytes, headers: Mapping[str, str], until: float | None) -> httpx.Response:
-        with _translated():
-            async with asyncio.timeout_at(until):
-                return await self._send(body, headers)
+    async def _post(self, body: bytes, headers: Mapping[str, str], until: float | None) -> tuple[int, bytes]:
+        """Return the status and the body of the response to a prediction."""
 
-    async def _send(self, body: bytes, headers: Mapping[str, str], *, stream: bool = False) -> httpx.Response:
+        async def post() -> tuple[int, bytes]:
+            response = await self._send(body, headers)
+            return response.status, await response.read()
+
+        return await _in_time(post(), until)
+
+    async def _send(self, body: bytes, headers: Mapping[str, str]) -> Response:
         """Send a prediction; once more when no connection came about, for then nothing was asked yet.
 
         Nothing else is repeated: what was sent may be in the model, or have been what killed it.
         """
-        request = httpx.Request(
-            "POST", self._predictions, content=body, headers=headers, extensions={"timeout": self._predicting}
-        )
+        send = partial(self._connections.send, "POST", self._predictions, body=body, patience=self._patience)
         try:
-            response = await self._signed(request, self._inference_key)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
+            return await _signed(send, headers, self._inference_key)
+        except ModelDown as error:
+            if error.reached:
+                raise
             await asyncio.sleep(RECONNECT_SECONDS)
-            response = await self._signed(request, self._inference_key)
-        return response if stream else await _read(response)
-
-    async def _signed(self, request: httpx.Request, key: TorchServeKey | None) -> httpx.Response:
-        """Send `request` with the key; once more when it is refused and there is another by now."""
-        if key is not None:
-            key.sign(request)
-        response = await self._transport.handle_async_request(request)
-        if key is None or response.status_code != HTTPStatus.BAD_REQUEST or not key.renew(request):
-            return response
-        await response.aclose()
-        return await self._transport.handle_async_request(request)
+            return await _signed(send, headers, self._inference_key)
 
     async def _state(self) -> dict[str, Any]:
         """Return the management API's description of the default version. Raises ModelDown or ModelGarbled."""
-        request = httpx.Request("GET", self._model, extensions={"timeout": _timeouts(MANAGEMENT_SECONDS)})
+        send = partial(self._connections.send, "GET", self._model, patience=MANAGEMENT_SECONDS)
         try:
-            response = await _read(await self._signed(request, self._management_key))
-        except httpx.TransportError as error:
+            response = await _signed(send, {}, self._management_key)
+            body = await response.read()
+        except ModelError as error:
             raise ModelDown("TorchServe's management API cannot be reached") from error
-        if response.status_code == 404:
+        if response.status == HTTPStatus.NOT_FOUND:
             raise ModelDown(f"TorchServe has no model called {self._name}")
-        if response.status_code == 400:
+        if response.status == HTTPStatus.BAD_REQUEST:
             raise ModelDown(KEY_REFUSED)
-        if not response.is_success:
-            raise ModelDown(f"TorchServe's management API answered with status {response.status_code}")
+        if response.status != HTTPStatus.OK:
+            raise ModelDown(f"TorchServe's management API answered with status {response.status}")
         try:
-            versions = response.json()
+            versions = json.loads(body)
         except ValueError as error:
             raise ModelGarbled("TorchServe's management API did not answer in JSON") from error
         if not isinstance(versions, list) or not versions or not isinstance(versions[0], dict):
@@ -269,7 +255,7 @@ class TorchServeInference:
         return ModelBusy("the model's queue is full")
 
 
-def _signs_of_life() -> list[tuple[int, int, int]]:
+def _signs_of_life() -> list[SocketOption]:
     """Return the options of a socket that notices within SILENCE_SECONDS that the other machine is gone."""
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     if sys.platform == "linux":
@@ -282,21 +268,27 @@ def _signs_of_life() -> list[tuple[int, int, int]]:
     return options
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what httpx and the clock raise into what it means here."""
+async def _signed(
+    send: Callable[..., Awaitable[Response]], headers: Mapping[str, str], key: TorchServeKey | None
+) -> Response:
+    """Send a request with the key; once more when it is refused and there is another by now."""
+    if key is None:
+        return await send(headers=headers)
+    signed = key.sign(headers)
+    response = await send(headers=signed)
+    if response.status != HTTPStatus.BAD_REQUEST or (renewed := key.renew(signed)) is None:
+        return response
+    response.close()
+    return await send(headers=renewed)
+
+
+async def _in_time(waiting: Awaitable[T], until: float | None) -> T:
+    """Return what is waited for. Raises ModelTimeout when it has not come by then."""
     try:
-        yield
-    except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout) as error:
+        async with asyncio.timeout_at(until):
+            return await waiting
+    except TimeoutError as error:
         raise ModelTimeout("the model did not answer in time") from error
-    except httpx.PoolTimeout as error:
-        raise ModelBusy("too many requests wait for the model") from error
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise ModelDown("no connection to TorchServe comes about", reached=False) from error
-    except (httpx.ReadError, httpx.RemoteProtocolError) as error:
-        raise WorkerDied("the connection to TorchServe ended while it answered") from error
-    except httpx.TransportError as error:
-        raise ModelDown("the connection to TorchServe failed") from error
 
 
 def _own(reply: GenerateReply, request: GenerateRequest) -> GenerateReply:
@@ -306,25 +298,11 @@ def _own(reply: GenerateReply, request: GenerateRequest) -> GenerateReply:
     return reply
 
 
-async def _read(response: httpx.Response) -> httpx.Response:
-    """Return `response` when all of it has come."""
-    try:
-        await response.aread()
-    except BaseException:
-        await response.aclose()
-        raise
-    return response
-
-
-def _timeouts(patience: float | None) -> dict[str, float | None]:
-    return httpx.Timeout(patience, connect=CONNECT_SECONDS).as_dict()
-
-
-async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """Yield the lines of a body as they come; httpx's own would also split at line ends inside of JSON texts."""
+async def _lines(response: Response) -> AsyncGenerator[bytes, None]:
+    """Yield the lines of a body as they come."""
     rest = b""
-    async for chunk in response.aiter_bytes():
-        *whole, rest = (rest + chunk).split(b"\n")
+    async for part in response.parts():
+        *whole, rest = (rest + part).split(b"\n")
         for line in whole:
             yield line
     if rest:

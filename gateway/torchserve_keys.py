@@ -6,10 +6,9 @@ once. The file (`key_file.json` in its working directory) is the only place wher
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
-
-import httpx
 
 Purpose = Literal["inference", "management"]
 
@@ -25,22 +24,21 @@ class TorchServeKey:
         self._file, self._purpose = key_file, purpose
         self._key: str | None = None
 
-    def sign(self, request: httpx.Request) -> None:
-        """Put the key into the headers of `request`."""
+    def sign(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return `headers` with the key in them."""
         self._key = self._key or self._read()
-        _sign(request, self._key)
+        return _signed(headers, self._key)
 
-    def renew(self, request: httpx.Request) -> bool:
-        """Return whether the file holds another key than that of `request`, which was refused; put it there.
+    def renew(self, refused: Mapping[str, str]) -> Mapping[str, str] | None:
+        """Return these headers, which were refused, with the key that the file holds now; None when it is the same.
 
         TorchServe says 400 where others say 401, and so does the handler of a body that it cannot read: what decides
         is whether there is a new key. TorchServe looks at the key before it looks at anything else.
         """
         self._key = self._read()
-        if self._key is None or request.headers.get(HEADER) == _value(self._key):
-            return False
-        _sign(request, self._key)
-        return True
+        if self._key is None or refused.get(HEADER) == _value(self._key):
+            return None
+        return _signed(refused, self._key)
 
     def _read(self) -> str | None:
         try:
@@ -52,9 +50,8 @@ class TorchServeKey:
         return key if isinstance(key, str) else None
 
 
-def _sign(request: httpx.Request, key: str | None) -> None:
-    if key is not None:
-        request.headers[HEADER] = _value(key)
+def _signed(headers: Mapping[str, str], key: str | None) -> Mapping[str, str]:
+    return headers if key is None else {**headers, HEADER: _value(key)}
 
 
 def _value(key: str) -> str:

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from gateway.settings import Settings
 from gateway.torchserve import TorchServeInference
 from handler.contract.wire import GenerateRequest
-from tests.gateway.fake_torchserve import READY, FakeTorchServe
+from tests.gateway.fake_torchserve import READY, FakeTorchServe, InProcess
 from tests.gateway.serving import running
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +33,7 @@ async def test_connections_are_kept_or_not_as_told(keep: bool, connections: int)
 async def test_the_workers_of_every_server_behind_a_balancer_are_asked_once() -> None:
     served = FakeTorchServe()
     inference = TorchServeInference(
-        httpx.ASGITransport(served),
+        InProcess(served),
         inference_url="http://inference",
         management_url="http://management",
         model_name="godel",

@@ -5,12 +5,14 @@ import contextlib
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.errors import ModelError
 from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_reply, encode_failure, encode_part
 
 READY = {"id": "9000", "status": "READY", "pid": 4711, "gpu": False}
@@ -142,6 +144,43 @@ class FakeTorchServe:
         finally:
             gone.cancel()
         return True
+
+
+class InProcess:
+    """`Connections` to an ASGI application, without a socket."""
+
+    def __init__(self, app: ASGIApp, *failures: ModelError) -> None:
+        """What is sent first fails as told."""
+        self.failures = list(failures)
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app))
+
+    async def send(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", patience: float | None
+    ) -> "Whole":
+        """Return the response when all of it has come."""
+        if self.failures:
+            raise self.failures.pop(0)
+        response = await self._client.request(method, url, headers=headers, content=body, timeout=patience)
+        return Whole(response.status_code, response.content)
+
+
+@dataclass
+class Whole:
+    """A response that has come."""
+
+    status: int
+    body: bytes
+
+    async def read(self) -> bytes:
+        """Return all of it."""
+        return self.body
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield all of it at once."""
+        yield self.body
+
+    def close(self) -> None:
+        """Nothing is to be let go."""
 
 
 def _own_error(status: int) -> bytes:

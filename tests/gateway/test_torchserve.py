@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import pytest
 
 from gateway import torchserve
 from gateway.errors import ModelBusy, ModelDown, ModelError, ModelGarbled, ModelRejected, ModelTimeout, WorkerDied
 from gateway.settings import Settings
 from gateway.torchserve import TorchServeInference
+from gateway.torchserve_connections import AiohttpConnections, Connections
 from handler.contract.generation import GenerationParameters
 from handler.contract.wire import GenerateReply, GenerateRequest, WireError, decode_reply, encode_failure
-from tests.gateway.fake_torchserve import READY, FakeTorchServe, echo
+from tests.gateway.fake_torchserve import READY, FakeTorchServe, InProcess, echo
 from tests.gateway.serving import running
 
 pytestmark = pytest.mark.anyio
@@ -33,12 +33,12 @@ def served() -> FakeTorchServe:
 @pytest.fixture
 def inference(served: FakeTorchServe) -> TorchServeInference:
     """The adapter with the fake in its own process; no socket between them."""
-    return adapter(httpx.ASGITransport(served))
+    return adapter(InProcess(served))
 
 
-def adapter(transport: httpx.AsyncBaseTransport, **options: Any) -> TorchServeInference:
+def adapter(connections: Connections, **options: Any) -> TorchServeInference:
     urls = {"inference_url": "http://inference", "management_url": "http://management"}
-    return TorchServeInference(transport, model_name="godel", **urls | options)
+    return TorchServeInference(connections, model_name="godel", **urls | options)
 
 
 def asking(**options: Any) -> GenerateRequest:
@@ -234,13 +234,13 @@ async def test_a_worker_is_asked_for_its_words_once_and_a_new_one_again(
 async def test_what_a_silent_handler_does_not_say_the_archive_does(served: FakeTorchServe) -> None:
     served.workers = [LOADING]
     archive = {"engine": "onnx", "precision": ["odd"]}
-    model = await adapter(httpx.ASGITransport(served), archive=archive).describe()
+    model = await adapter(InProcess(served), archive=archive).describe()
     assert (model.engine, model.precision, model.workers[0].status) == ("onnx", None, "LOADING")
 
 
 async def test_a_model_that_is_not_registered_is_down_by_name(served: FakeTorchServe) -> None:
     served.known = "other"
-    inference = adapter(httpx.ASGITransport(served))
+    inference = adapter(InProcess(served))
     for call in (inference.generate(asking()), inference.ready(), inference.describe()):
         with pytest.raises(ModelDown, match="no model called godel"):
             await call
@@ -285,8 +285,8 @@ async def test_a_worker_that_dies_in_the_middle_of_a_stream_is_down(served: Fake
     served.reply = lambda _: reply_with("One two three.")
     served.cut = True
     with running(served) as address:
-        async with httpx.AsyncHTTPTransport() as transport:
-            stream = adapter(transport, inference_url=address).stream(asking(stream=True))
+        async with AiohttpConnections(max_connections=1, keep=True) as connections:
+            stream = adapter(connections, inference_url=address).stream(asking(stream=True))
             assert await anext(stream) == "One "
             with pytest.raises(ModelDown):
                 await anext(stream)
@@ -296,8 +296,8 @@ async def test_a_stream_that_is_closed_lets_go_of_the_model(served: FakeTorchSer
     served.reply = lambda _: reply_with("One two three.")
     served.pause = threading.Event()
     with running(served) as address:
-        async with httpx.AsyncHTTPTransport() as transport:
-            stream = adapter(transport, inference_url=address).stream(asking(stream=True))
+        async with AiohttpConnections(max_connections=1, keep=True) as connections:
+            stream = adapter(connections, inference_url=address).stream(asking(stream=True))
             assert await anext(stream) == "One "
             await stream.aclose()
             assert await asyncio.to_thread(served.left.wait, 5)
@@ -310,8 +310,8 @@ async def test_a_stream_without_news_ends_at_its_deadline_however_the_clock_jump
     served.reply = lambda _: reply_with("One two three.")
     served.pause = threading.Event()
     with running(served) as address:
-        async with httpx.AsyncHTTPTransport() as transport:
-            waiting = adapter(transport, inference_url=address, clock=lambda: -3600.0)
+        async with AiohttpConnections(max_connections=1, keep=True) as connections:
+            waiting = adapter(connections, inference_url=address, clock=lambda: -3600.0)
             stream = waiting.stream(asking(stream=True, submitted_at=0.0, deadline=0.3))
             assert await anext(stream) == "One "
             with pytest.raises(ModelTimeout):
@@ -319,37 +319,34 @@ async def test_a_stream_without_news_ends_at_its_deadline_however_the_clock_jump
     served.pause.set()
 
 
-class Unsteady(httpx.AsyncBaseTransport):
-    """A way to TorchServe that fails as told before it works."""
+def not_connected() -> ModelError:
+    return ModelDown("made up", reached=False)
 
-    def __init__(self, served: FakeTorchServe, *failures: type[httpx.TransportError]) -> None:
-        self.failures = list(failures)
-        self._served = httpx.ASGITransport(served)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self.failures:
-            raise self.failures.pop(0)("made up", request=request)
-        return await self._served.handle_async_request(request)
+def died() -> ModelError:
+    return WorkerDied("made up")
+
+
+def lost() -> ModelError:
+    return ModelDown("made up")
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("failures", "answered"),
     [
-        ([httpx.ConnectError], True),
-        ([httpx.ConnectTimeout], True),
-        ([httpx.ConnectError, httpx.ConnectError], False),
-        ([httpx.RemoteProtocolError], False),
-        ([httpx.ReadError], False),
-        ([httpx.NetworkError], False),
+        ([not_connected], True),
+        ([not_connected, not_connected], False),
+        ([died], False),
+        ([lost], False),
     ],
 )
 async def test_only_what_was_never_sent_is_sent_again_and_once(
-    monkeypatch: pytest.MonkeyPatch, stream: bool, failures: list[type[httpx.TransportError]], answered: bool
+    monkeypatch: pytest.MonkeyPatch, stream: bool, failures: list[Callable[[], ModelError]], answered: bool
 ) -> None:
     monkeypatch.setattr(torchserve, "RECONNECT_SECONDS", 0.0)
-    way = Unsteady(FakeTorchServe(), *failures)
-    inference = TorchServeInference(way, inference_url="http://t", management_url="http://t", model_name="godel")
+    way = InProcess(FakeTorchServe(), *(failure() for failure in failures))
+    inference = adapter(way)
     request = GenerateRequest(prompt="one two", request_id="r", stream=stream)
 
     async def ask() -> str:
@@ -363,13 +360,3 @@ async def test_only_what_was_never_sent_is_sent_again_and_once(
         with pytest.raises(ModelDown):
             await ask()
     assert way.failures == []
-
-
-@pytest.mark.parametrize(("failure", "died"), [(httpx.ReadError, True), (httpx.NetworkError, False)])
-async def test_only_a_connection_that_the_other_end_closed_is_a_worker_that_died(
-    failure: type[httpx.TransportError], died: bool
-) -> None:
-    with pytest.raises(ModelDown) as raised:
-        await adapter(Unsteady(FakeTorchServe(), failure)).generate(asking())
-    assert isinstance(raised.value, WorkerDied) == died
-    assert raised.value.reached, "it may have had the request all the same"

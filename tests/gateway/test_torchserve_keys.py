@@ -4,14 +4,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import ModelDown, ModelRejected
 from gateway.torchserve import TorchServeInference
 from handler.contract.wire import GenerateRequest, WireError
-from tests.gateway.fake_torchserve import FakeTorchServe
+from tests.gateway.fake_torchserve import FakeTorchServe, InProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +66,7 @@ def spoil(path: Path, content: str | None) -> None:
 @pytest.fixture
 def inference(guarded: GuardedTorchServe, key_file: Path) -> TorchServeInference:
     return TorchServeInference(
-        httpx.ASGITransport(guarded),
+        InProcess(guarded),
         inference_url="http://inference",
         management_url="http://management",
         model_name="godel",

@@ -1,18 +1,19 @@
-"""httpx over aiohttp's connections: what is sent, what is kept open, and what each failure is called."""
+"""Connections to TorchServe: what is sent, what is kept open, and what each failure is called."""
 
 import asyncio
 import contextlib
 import errno
 import gc
+import gzip
 import socket
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 
-from gateway.http_transport import AiohttpTransport
+from gateway.errors import ModelDown, ModelTimeout, WorkerDied
+from gateway.torchserve_connections import AiohttpConnections, AiohttpResponse
 
 pytestmark = pytest.mark.anyio
 
@@ -49,14 +50,31 @@ class Server:
             writer.close()
 
 
+class Client:
+    """Sends requests to one server."""
+
+    def __init__(self, connections: AiohttpConnections, url: str, patience: float) -> None:
+        self._connections, self._url, self._patience = connections, url, patience
+
+    async def send(
+        self, method: str = "GET", path: str = "/", body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> AiohttpResponse:
+        url = f"{self._url}{path}"
+        return await self._connections.send(method, url, headers=headers or {}, body=body, patience=self._patience)
+
+
+async def whole(sent: Awaitable[AiohttpResponse]) -> tuple[int, bytes]:
+    response = await sent
+    return response.status, await response.read()
+
+
 @asynccontextmanager
-async def asking(server: Serve, *, keep: bool = True, patience: float = 5) -> AsyncIterator[httpx.AsyncClient]:
+async def asking(server: Serve, *, keep: bool = True, patience: float = 5) -> AsyncIterator[Client]:
     listening = await asyncio.start_server(server, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    transport = AiohttpTransport(max_connections=4, keep=keep, socket_options=options)
-    async with httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1:{port}", timeout=patience) as client:
-        yield client
+    async with AiohttpConnections(max_connections=4, keep=keep, socket_options=options) as connections:
+        yield Client(connections, f"http://127.0.0.1:{port}", patience)
     listening.close()
 
 
@@ -64,18 +82,20 @@ async def test_a_request_arrives_as_it_is_and_its_connection_is_used_again() -> 
     server = Server()
     async with asking(server) as client:
         for _ in range(3):
-            response = await client.post("/a%20b?c=d", content=b"\x00body", headers={"X-Own": "1"})
-            assert (response.status_code, response.text, response.headers["content-type"]) == (200, "ok", "text/plain")
+            sent = client.send("POST", "/a%20b?c=d", b"\x00body", {"X-Own": "1", "content-type": "text/own"})
+            assert await whole(sent) == (200, b"ok")
     assert server.heads[0].startswith("post /a%20b?c=d http/1.1\r\n")
     assert "\r\nx-own: 1\r\n" in server.heads[0]
+    assert server.heads[0].count("content-type: ") == 1
+    assert "\r\ncontent-type: text/own\r\n" in server.heads[0]
     assert server.bodies == [b"\x00body"] * 3
     assert server.connections == 1
 
 
-async def test_the_end_of_a_transport_is_that_of_its_connections() -> None:
+async def test_the_end_of_the_connections_is_that_of_each() -> None:
     server = Server()
     async with asking(server) as client:
-        assert (await client.get("/")).text == "ok"
+        assert await whole(client.send()) == (200, b"ok")
         assert not server.left.is_set()
     async with asyncio.timeout(5):
         await server.left.wait()
@@ -85,36 +105,42 @@ async def test_a_connection_that_is_not_to_be_kept_is_said_to_be_and_closed() ->
     server = Server()
     async with asking(server, keep=False) as client:
         for _ in range(3):
-            assert (await client.get("/")).text == "ok"
+            assert await whole(client.send()) == (200, b"ok")
     assert server.connections == 3
     assert all("\r\nconnection: close\r\n" in head for head in server.heads)
+
+
+async def test_a_body_that_was_packed_on_its_way_is_read_unpacked() -> None:
+    packed = gzip.compress(b"ok")
+    head = f"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(packed)}\r\n\r\n".encode()
+    async with asking(Server(head + packed)) as client:
+        assert await whole(client.send()) == (200, b"ok")
 
 
 async def test_redirects_are_the_callers_affair() -> None:
     moved = b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n"
     server = Server(moved)
     async with asking(server) as client:
-        assert (await client.get("/")).status_code == 302
+        assert (await whole(client.send()))[0] == 302
     assert len(server.heads) == 1
 
 
 @pytest.mark.parametrize(
-    ("answer", "failure"),
+    "answer",
     [
-        (b"", httpx.ReadError),
-        (b"HTTP/1.1 200 OK\r\ncontent-le", httpx.ReadError),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", httpx.ReadError),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", httpx.ReadError),
-        (b"\x00\x01 no HTTP\r\n\r\n", httpx.ReadError),
+        b"",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        b"\x00\x01 no HTTP\r\n\r\n",
     ],
 )
-async def test_what_fails_after_it_was_sent_is_never_called_a_failure_to_connect(
-    answer: bytes, failure: type[httpx.TransportError]
-) -> None:
+async def test_a_connection_that_the_other_end_closes_is_a_worker_that_died(answer: bytes) -> None:
     server = Server(answer, then_close=True)
     async with asking(server) as client:
-        with pytest.raises(failure):
-            await client.post("/", content=b"x")
+        with pytest.raises(WorkerDied) as raised:
+            await whole(client.send("POST", body=b"x"))
+    assert raised.value.reached, "it may have had the request all the same"
     assert len(server.bodies) == 1
 
 
@@ -131,25 +157,23 @@ async def test_a_body_that_turns_into_rubbish_fails_for_who_waits_for_more_of_it
         gone.set()
         writer.close()
 
-    async with (
-        asking(turn_into_rubbish, patience=60) as client,
-        client.stream("GET", "/") as response,
-        asyncio.timeout(5),
-    ):
-        parts = response.aiter_bytes()
+    async with asking(turn_into_rubbish, patience=60) as client, asyncio.timeout(5):
+        response = await client.send()
+        parts = response.parts()
         assert await anext(parts) == b"begun"
         read.set()
         if not waits:
             await gone.wait()
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(WorkerDied):
             await anext(parts)
+        response.close()
 
 
 async def test_a_connection_that_is_kept_does_not_keep_the_bodies_it_brought() -> None:
-    begun, connections = asyncio.Event(), []
+    begun, met = asyncio.Event(), []
 
     async def answer_in_two_parts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
+        met.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError):
             while await reader.readuntil(b"\r\n\r\n"):
                 writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -161,16 +185,16 @@ async def test_a_connection_that_is_kept_does_not_keep_the_bodies_it_brought() -
     listening = await asyncio.start_server(answer_in_two_parts, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
     bodies = []
-    async with AiohttpTransport(max_connections=4, keep=True) as transport, asyncio.timeout(5):
+    async with AiohttpConnections(max_connections=4, keep=True) as connections, asyncio.timeout(5):
         for _ in range(3):
-            response = await transport.handle_async_request(httpx.Request("GET", url))
+            response = await connections.send("GET", url, headers={}, patience=5)
             begun.set()
-            assert await response.aread() == b"ok"
-            bodies.append(weakref.ref(response.stream))
+            assert await response.read() == b"ok"
+            bodies.append(weakref.ref(response))
         del response
         gc.collect()
         assert [body() for body in bodies] == [None] * 3
-    assert len(connections) == 1
+    assert len(met) == 1
     listening.close()
 
 
@@ -193,29 +217,33 @@ async def test_a_machine_that_is_gone_is_not_a_connection_that_was_closed(
 ) -> None:
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf and half"
     monkeypatch.setattr(Cut, "heard", heard)
-    monkeypatch.setattr(AiohttpTransport, "_socket", lambda _, address: Cut(*address[:3]))
+    monkeypatch.setattr(AiohttpConnections, "_socket", lambda _, address: Cut(*address[:3]))
     async with asking(Server(answer)) as client:
-        with pytest.raises(httpx.NetworkError) as raised:
-            await client.post("/", content=b"x")
-    assert type(raised.value) is httpx.NetworkError
+        with pytest.raises(ModelDown) as raised:
+            await whole(client.send("POST", body=b"x"))
+    assert raised.value.reached
+    assert not isinstance(raised.value, WorkerDied)
 
 
-async def test_nobody_listening_is_a_failure_to_connect_and_silence_a_timeout() -> None:
-    transport = AiohttpTransport(max_connections=4, keep=True)
-    async with httpx.AsyncClient(transport=transport) as client:
-        with pytest.raises(httpx.ConnectError):
-            await client.get("http://127.0.0.1:1/")
-        with pytest.raises(httpx.ConnectError):
-            await client.get("http://nosuch.invalid/")
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nosuch.invalid/"])
+async def test_nobody_listening_is_down_and_has_not_had_the_request(url: str) -> None:
+    async with AiohttpConnections(max_connections=4, keep=True) as connections:
+        with pytest.raises(ModelDown) as raised:
+            await connections.send("GET", url, headers={}, patience=5)
+    assert not raised.value.reached
+
+
+async def test_silence_is_a_timeout() -> None:
     async with asking(Server(b""), patience=0.05) as client:
-        with pytest.raises(httpx.ReadTimeout):
-            await client.get("/")
+        with pytest.raises(ModelTimeout):
+            await client.send()
 
 
 async def test_a_response_that_is_not_read_to_its_end_closes_its_connection() -> None:
     server = Server(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun")
     async with asking(server) as client:
-        async with client.stream("GET", "/") as response:
-            assert await anext(response.aiter_bytes()) == b"begun"
+        response = await client.send()
+        assert await anext(response.parts()) == b"begun"
+        response.close()
         async with asyncio.timeout(5):
             await server.left.wait()
