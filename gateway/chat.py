@@ -167,11 +167,9 @@ class Chat:
         if problems := parameter_problems(parameters, self.defaults):  # each part was right, together they may not be
             raise InvalidInput.of(problems)
         if self.prompts.is_quick(bot, turns):
-            prompt = self.prompts.build(bot, turns)
+            prompt = self.prompts.build(bot, turns, unread)
         else:  # counting the tokens of a long text takes a while; other requests go on meanwhile
-            prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, turns)
-        if unread:
-            prompt = replace(prompt, turns_dropped=prompt.turns_dropped + unread)
+            prompt = await anyio.to_thread.run_sync(self.prompts.build, bot, turns, unread)
         request = GenerateRequest(
             prompt=prompt.text,
             request_id=question.request_id,

@@ -51,20 +51,24 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """A message and the answer to it."""
+class Exchange:
+    """A message and the answer to it, kept together or not at all."""
 
     number: int
     """1 for the first of its session."""
     message: str
     response: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange(Said):
-    """What was said, kept together or not at all, and when."""
+class Recent:
+    """What was said last in a session."""
 
-    created_at: datetime
+    turns: Sequence[str]
+    """Messages and answers in turn, the oldest first."""
+    exchanges: int
+    """How many there were, these included."""
 
 
 def new_session_id(moment: datetime) -> str:
@@ -101,13 +105,10 @@ class Conversations:
 
         Raises SessionNotFound, SessionFull or StoreUnavailable.
         """
-        recent = await self.store.recent_exchanges(bot_id, session_id, limit=self.recent, since=self.since)
-        if not recent:
-            return [], 0
-        if recent[-1].number >= self.max_exchanges:
+        recent = await self.store.recent(bot_id, session_id, limit=self.recent, since=self.since)
+        if recent.exchanges >= self.max_exchanges:
             raise SessionFull(f"{self.max_exchanges} messages were answered in this session; begin another one")
-        turns = [turn for exchange in recent for turn in (exchange.message, exchange.response)]
-        return turns, 2 * (recent[0].number - 1)
+        return list(recent.turns), 2 * recent.exchanges - len(recent.turns)
 
     async def remember(self, bot_id: str, session_id: str, message: str, response: str) -> None:
         """Append an exchange. Raises SessionNotFound or StoreUnavailable."""

@@ -6,7 +6,7 @@ of them first; the rest is for the passages of the knowledge that match best, in
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.bots import Bot
@@ -66,8 +66,10 @@ class PromptBuilder:
         """Return whether `build` takes so little time that calling a thread for it would take more."""
         return len(turns[-1]) <= QUICK_MESSAGE and len(bot.knowledge) + sum(map(len, turns)) <= QUICK_CHARACTERS
 
-    def build(self, bot: Bot, turns: Sequence[str]) -> BuiltPrompt:
-        """Return the prompt for the last of `turns`, with what was left out of it. Raises PromptTooLong."""
+    def build(self, bot: Bot, turns: Sequence[str], unread: int = 0) -> BuiltPrompt:
+        """Return the prompt for the last of `turns`, with what was left out of it: so are the `unread` turns before
+        them. Raises PromptTooLong.
+        """
         *earlier, newest = turns
         message = self._neutralised(newest)
         far = max(0, len(newest) - self._reach)
@@ -80,26 +82,20 @@ class PromptBuilder:
             whole = self._fit(near, neutralise(knowledge), bot.instruction)
             if not (whole.turns_dropped or whole.knowledge_characters_dropped or whole.message_characters_dropped):
                 known = [Found(Span(0, len(knowledge)), None)] if knowledge else []
-                return _built(whole, known, message=far)
+                return _built(whole, known, turns=unread, message=far)
         if not knowledge:
             prompt = self._fit(near, "", bot.instruction)
-            dropped = len(turns) - len(near) + prompt.turns_dropped
-            return _built(replace(prompt, turns_dropped=dropped), [], message=far)
+            return _built(prompt, [], turns=unread + len(turns) - len(near), message=far)
         # The instruction stays that of a bot with knowledge, also where a long message leaves none of it.
-        bot = replace(bot, instruction=bot.instruction or DEFAULT_INSTRUCTION)
+        instruction = bot.instruction or DEFAULT_INSTRUCTION
         kept = [*self._newest(earlier, self.budget * EARLIER_TURNS_SHARE), message]
-        chosen = self._choose(bot, kept)
-        prompt = self._fit(kept, _joined(bot, chosen), bot.instruction)
+        chosen = self._choose(knowledge, kept, instruction)
+        prompt = self._fit(kept, _joined(knowledge, chosen), instruction)
         while prompt.knowledge_characters_dropped and chosen:  # the seams cost more than their parts
             chosen.remove(min(chosen, key=lambda found: found.score or 0.0))
-            prompt = self._fit(kept, _joined(bot, chosen), bot.instruction)
-        dropped = len(bot.knowledge) - sum(found.span.end - found.span.start for found in chosen)
-        left_out = replace(
-            prompt,
-            turns_dropped=len(turns) - len(kept) + prompt.turns_dropped,
-            knowledge_characters_dropped=dropped,
-        )
-        return _built(left_out, chosen, message=far)
+            prompt = self._fit(kept, _joined(knowledge, chosen), instruction)
+        left_out = len(knowledge) - sum(found.span.end - found.span.start for found in chosen)
+        return _built(prompt, chosen, turns=unread + len(turns) - len(kept), knowledge=left_out, message=far)
 
     def _fit(self, turns: Sequence[str], knowledge: str, instruction: str | None) -> FittedPrompt:
         try:
@@ -121,19 +117,19 @@ class PromptBuilder:
             kept.append(near)
         return kept[::-1]
 
-    def _choose(self, bot: Bot, turns: Sequence[str]) -> list[Found]:
+    def _choose(self, knowledge: str, turns: Sequence[str], instruction: str) -> list[Found]:
         """Return the best passages that fit beside `turns`, in the order of the text."""
         chosen: list[Found] = []
         misses = 0
         # What stands before each turn and before the knowledge is one token, and so is the end.
-        header = instruction_text(bot.instruction, has_knowledge=True)
-        tokens = self._cost(header) + sum(self._cost(turn) + 1 for turn in turns) + 2
-        for found in self.indexes.of(bot.knowledge).search(turns, limit=self.budget):
+        header = instruction_text(instruction, has_knowledge=True)
+        tokens = self._cost(header) + sum(map(self._cost, turns)) + len(turns) + 2
+        for found in self.indexes.of(knowledge).search(turns, limit=self.budget):
             if misses == MISSES:
                 break
-            more = self._cost(neutralise(_text(bot, found)))
+            more = self._cost(neutralise(_text(knowledge, found)))
             if not chosen and tokens + more > self.budget - SEAM_TOKENS:  # too near to be told by a sum
-                tokens, more = self._tokens(bot, turns, found), 0
+                tokens, more = self._tokens(knowledge, turns, instruction, found), 0
             if tokens + more <= self.budget:
                 chosen.append(found)
                 tokens += more
@@ -141,44 +137,47 @@ class PromptBuilder:
             elif chosen:
                 misses += 1
             else:
-                part = self._beginning(bot, turns, found)
+                part = self._beginning(knowledge, turns, instruction, found)
                 return [part] if part else []
         return _in_order(chosen)
 
-    def _tokens(self, bot: Bot, turns: Sequence[str], found: Found) -> int:
-        return self.count_tokens(render(turns, _text(bot, found), bot.instruction))
+    def _tokens(self, knowledge: str, turns: Sequence[str], instruction: str, found: Found) -> int:
+        return self.count_tokens(render(turns, _text(knowledge, found), instruction))
 
-    def _beginning(self, bot: Bot, turns: Sequence[str], found: Found) -> Found | None:
+    def _beginning(self, knowledge: str, turns: Sequence[str], instruction: str, found: Found) -> Found | None:
         """Return the longest beginning of a passage, by words, that fits; None when not even one does."""
-        text = _text(bot, found)
+        text = _text(knowledge, found)
         ends = [place for place in range(1, len(text)) if text[place].isspace()]
         low, high = 0, len(ends)
         while low < high:
             middle = (low + high) // 2
             part = Found(Span(found.span.start, found.span.start + ends[middle]), found.score)
-            fits = self._tokens(bot, turns, part) <= self.budget
+            fits = self._tokens(knowledge, turns, instruction, part) <= self.budget
             low, high = (middle + 1, high) if fits else (low, middle)
         return Found(Span(found.span.start, found.span.start + ends[low - 1]), found.score) if low else None
 
 
-def _text(bot: Bot, found: Found) -> str:
-    return bot.knowledge[found.span.start : found.span.end]
+def _text(knowledge: str, found: Found) -> str:
+    return knowledge[found.span.start : found.span.end]
 
 
-def _joined(bot: Bot, chosen: Sequence[Found]) -> str:
-    return " ".join(neutralise(_text(bot, found)) for found in chosen)
+def _joined(knowledge: str, chosen: Sequence[Found]) -> str:
+    return " ".join([neutralise(_text(knowledge, found)) for found in chosen])
 
 
 def _in_order(chosen: Sequence[Found]) -> list[Found]:
     return sorted(chosen, key=lambda found: found.span.start)
 
 
-def _built(prompt: FittedPrompt, passages: Sequence[Found], *, message: int) -> BuiltPrompt:
+def _built(
+    prompt: FittedPrompt, passages: Sequence[Found], *, turns: int, message: int, knowledge: int = 0
+) -> BuiltPrompt:
+    """Return `prompt` with its passages, and what was left out: of turns and message also what it was not made of."""
     return BuiltPrompt(
         text=prompt.text,
         tokens=prompt.tokens,
-        turns_dropped=prompt.turns_dropped,
-        knowledge_characters_dropped=prompt.knowledge_characters_dropped,
+        turns_dropped=prompt.turns_dropped + turns,
+        knowledge_characters_dropped=knowledge,
         message_characters_dropped=prompt.message_characters_dropped + message,
         passages=passages,
     )

@@ -9,7 +9,7 @@ import re
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
@@ -66,8 +66,8 @@ class PassageIndex:
         kept = min(KEPT_QUERIES, max(LEAST_KEPT_QUERIES, KEPT_SCORES // max(1, len(self.passages))))
         self._ask = functools.lru_cache(kept)(ask)
 
-    def search(self, turns: Sequence[str], limit: int) -> list[Found]:
-        """Return up to `limit` passages, the best for the last of `turns` first, equals in the order of the text.
+    def search(self, turns: Sequence[str], limit: int) -> Iterator[Found]:
+        """Yield up to `limit` passages, the best for the last of `turns` first, equals in the order of the text.
 
         Without any match these are the first of the text.
         """
@@ -77,8 +77,10 @@ class PassageIndex:
         for turn in turns[:-1][-EARLIER_TURNS:]:
             for place, score in self._scores(turn, limit):
                 scores[place] = scores.get(place, 0.0) + EARLIER_WEIGHT * score
-        best = sorted(scores, key=lambda place: (-scores[place], place))[:limit]
-        return [Found(self.passages[place], round(scores[place], 4)) for place in best]
+        best = sorted(scores)
+        best.sort(key=scores.__getitem__, reverse=True)  # equals stay as they are
+        for place in best[:limit]:
+            yield Found(self.passages[place], round(scores[place], 4))
 
     def _scores(self, text: str, limit: int) -> Sequence[tuple[int, float]]:
         words = dict.fromkeys(_words(text)[:MAX_QUERY_WORDS])

@@ -1,5 +1,6 @@
 """Counting tokens as the served model does; the only file of the gateway that knows `tokenizers`."""
 
+import functools
 import itertools
 import re
 import string
@@ -16,6 +17,11 @@ CountTokens = Callable[[str], int]
 WORDS_KEPT: Final = 65_536
 LONGEST_WORD: Final = 64
 """Characters. The tokens of shorter words are counted once: some 10 MB at most."""
+
+PARTS_KEPT: Final = 2048
+LONGEST_PART: Final = 2000
+"""Characters. What stands between two marks, a turn or the knowledge, comes again with the next message: 4 MB at most
+are remembered whole."""
 
 _GRAPHIC: Final = string.digits + string.ascii_letters + string.punctuation
 # No normalisation drops such characters, turns them into spaces or joins them with one: between two of them a space is
@@ -70,6 +76,7 @@ class WordCounter:
         self._eats_after = {each.content for each in added if each.rstrip}
         self._marks = re.compile(f"({_either(each.content for each in added)})")
         self._words = _Words(tokenizer)
+        self._kept_part = functools.lru_cache(PARTS_KEPT)(self._part)
 
     @property
     def kept(self) -> int:
@@ -102,7 +109,7 @@ class WordCounter:
             if place + 1 < len(parts) and parts[place + 1] in self._eats_before:
                 part = part.rstrip(_SPACES)
             if part:
-                count += self._part(part)
+                count += self._kept_part(part) if len(part) <= LONGEST_PART else self._part(part)
         return count
 
     def _part(self, part: str) -> int:

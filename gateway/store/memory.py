@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from gateway.bots import Bot, BotDraft, BotEntry
-from gateway.conversations import Exchange, Said, Session, new_session_id
+from gateway.conversations import Exchange, Recent, Session, new_session_id
 from gateway.deployments import Routing
 from gateway.errors import (
     BotChanged,
@@ -152,10 +152,12 @@ class MemoryStore:
         """Return up to `limit` exchanges with numbers above `after`, in order."""
         return self._exchanges.get(session_id, [])[after : after + limit]
 
-    async def recent_exchanges(self, bot_id: str, session_id: str, *, limit: int, since: datetime) -> Sequence[Said]:
-        """Return the last `limit` exchanges of a session, in order. Raises SessionNotFound as `get_session`."""
-        await self.get_session(bot_id, session_id, since=since)
-        return self._exchanges.get(session_id, [])[-limit:]
+    async def recent(self, bot_id: str, session_id: str, *, limit: int, since: datetime) -> Recent:
+        """Return the last `limit` exchanges of a session. Raises SessionNotFound as `get_session`."""
+        session = await self.get_session(bot_id, session_id, since=since)
+        last = self._exchanges.get(session_id, [])[-limit:]
+        turns = [turn for exchange in last for turn in (exchange.message, exchange.response)]
+        return Recent(turns=turns, exchanges=session.exchanges)
 
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
         """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""

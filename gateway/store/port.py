@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from gateway.bots import Bot, BotDraft, BotEntry
-from gateway.conversations import Exchange, Said, Session
+from gateway.conversations import Exchange, Recent, Session
 from gateway.deployments import Routing
 from gateway.keys import Key
 
@@ -99,8 +99,8 @@ class SessionStore(Protocol):
         """Return up to `limit` exchanges with numbers above `after`, in order."""
         ...
 
-    async def recent_exchanges(self, bot_id: str, session_id: str, *, limit: int, since: datetime) -> Sequence[Said]:
-        """Return the last `limit` exchanges of a session, in order. Raises SessionNotFound as `get_session`."""
+    async def recent(self, bot_id: str, session_id: str, *, limit: int, since: datetime) -> Recent:
+        """Return the last `limit` exchanges of a session. Raises SessionNotFound as `get_session`."""
         ...
 
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:

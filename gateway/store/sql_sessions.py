@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from gateway.conversations import Exchange, Said, Session, new_session_id
+from gateway.conversations import Exchange, Recent, Session, new_session_id
 from gateway.errors import BotNotFound, SessionNotFound, TooManySessions
 from gateway.store.port import SessionPage
 from gateway.store.prepared import Prepared, Row
@@ -22,14 +22,16 @@ _ALIVE = (
 )
 _LIVING: Final = Prepared(select(sessions).where(*_ALIVE))
 
-# One statement: every question in a session asks it. A session without exchanges gives one row of nulls.
+# One statement: every question in a session asks it. A session without exchanges gives one row with nulls. It reads
+# only what it returns, and sorts nothing: numbers have no gap, so the last ones are found by their key, where a LIMIT
+# would read all; and the order by both keys is that of the indexes.
+_LAST: Final = exchanges.c.number > sessions.c.exchanges - bindparam("most")
 _RECENT: Final = Prepared(
-    select(exchanges.c.number, exchanges.c.message, exchanges.c.response)
+    select(sessions.c.exchanges, exchanges.c.message, exchanges.c.response)
     .select_from(sessions)
-    .outerjoin(exchanges, exchanges.c.session_id == sessions.c.session_id)
+    .outerjoin(exchanges, (exchanges.c.session_id == sessions.c.session_id) & _LAST)
     .where(*_ALIVE)
-    .order_by(exchanges.c.number.desc())
-    .limit(bindparam("most"))
+    .order_by(sessions.c.session_id, exchanges.c.number)
 )
 
 _HOW_MANY: Final = select(func.count()).where(sessions.c.bot_id == bindparam("bot"))
@@ -98,12 +100,14 @@ class SqlSessions(SqlDatabase):
         query = select(exchanges).where(exchanges.c.session_id == session_id, exchanges.c.number > after)
         return [_exchange(row) for row in await self._many_rows(query.order_by(exchanges.c.number).limit(limit))]
 
-    async def recent_exchanges(self, bot_id: str, session_id: str, *, limit: int, since: datetime) -> Sequence[Said]:
-        """Return the last `limit` exchanges of a session, in order. Raises SessionNotFound as `get_session`."""
+    async def recent(self, bot_id: str, session_id: str, *, limit: int, since: datetime) -> Recent:
+        """Return the last `limit` exchanges of a session. Raises SessionNotFound as `get_session`."""
         rows = await self._rows(_RECENT, bot=bot_id, session=session_id, since=since, most=limit)
         if not rows:
             raise SessionNotFound(bot_id)
-        return [Said(**row) for row in reversed(rows) if row["number"] is not None]
+        count = rows[0]["exchanges"]
+        turns = [turn for row in rows for turn in (row["message"], row["response"])] if count else []
+        return Recent(turns=turns, exchanges=count)
 
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
         """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""

@@ -149,7 +149,11 @@ def fit(
     safe_turns = [neutralise(turn) for turn in turns]
     safe_knowledge = neutralise(knowledge)
     header = instruction_text(instruction, has_knowledge=bool(safe_knowledge))
-    count = functools.cache(count_tokens)  # the prompt that fits at once is asked for four times below
+    text = _layout(header, safe_turns, safe_knowledge)
+    tokens = count_tokens(text)
+    if tokens <= budget:
+        return FittedPrompt(text, tokens)
+    count = functools.cache(count_tokens)  # what fits is asked for again and again below
 
     def fits(kept_turns: Sequence[str], kept_knowledge: str) -> bool:
         return count(_layout(header, kept_turns, kept_knowledge)) <= budget

@@ -121,15 +121,17 @@ async def test_pages_of_sessions_go_from_new_to_old(store: Store) -> None:
 async def test_exchanges_are_read_by_pages_and_from_the_end(store: Store) -> None:
     session = await store.create_session("cricket")
     for number in range(1, 6):
-        await store.append("cricket", session.session_id, f"m{number}", "r")
+        await store.append("cricket", session.session_id, f"m{number}", f"r{number}")
     assert [e.number for e in await store.page_exchanges(session.session_id, limit=2, after=2)] == [3, 4]
-    recent = await store.recent_exchanges("cricket", session.session_id, limit=2, since=LONG_AGO)
-    assert [exchange.number for exchange in recent] == [4, 5]
+    for limit, turns in ((2, ["m4", "r4", "m5", "r5"]), (9, [f"{side}{n}" for n in range(1, 6) for side in "mr"])):
+        recent = await store.recent("cricket", session.session_id, limit=limit, since=LONG_AGO)
+        assert (recent.turns, recent.exchanges) == (turns, 5)
     empty = await store.create_session("cricket")
-    assert await store.recent_exchanges("cricket", empty.session_id, limit=2, since=LONG_AGO) == []
+    recent = await store.recent("cricket", empty.session_id, limit=2, since=LONG_AGO)
+    assert (recent.turns, recent.exchanges) == ([], 0)
     for bot_id, since in (("chess", LONG_AGO), ("cricket", START + timedelta(days=999))):
         with pytest.raises(SessionNotFound):
-            await store.recent_exchanges(bot_id, session.session_id, limit=2, since=since)
+            await store.recent(bot_id, session.session_id, limit=2, since=since)
 
 
 async def test_of_many_appends_at_once_none_is_lost_or_mixed(store: Store) -> None:
