@@ -7,8 +7,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final
 
 from gateway.errors import BotQueueFull, ModelTimeout, QueueFull
@@ -93,20 +92,16 @@ class Admission:
                 f"{own} requests to the bot {bot_id} wait already, as many as one bot may have", retry_seconds=retry
             )
 
-    @asynccontextmanager
-    async def place(self, bot_id: str, deadline: float) -> AsyncIterator[None]:
-        """Hold a place at the model; wait for it until `deadline`, in seconds since the epoch.
+    def place(self, bot_id: str, deadline: float) -> "Place":
+        """Return a place at the model, held for a block; it is waited for until `deadline`, in seconds since the epoch.
 
         Raises QueueFull or BotQueueFull at once, QueueFull after OVERDUE times the longest wait, ModelTimeout at the
         deadline. Who stops waiting leaves the queue.
         """
-        await self._enter(bot_id, deadline)
-        try:
-            yield
-        finally:
-            self._leave()
+        return Place(self, bot_id, deadline)
 
-    async def _enter(self, bot_id: str, deadline: float) -> None:
+    async def enter(self, bot_id: str, deadline: float) -> None:
+        """Take a place, as `place` says; whoever has it must `leave`."""
         self.check(bot_id)
         if self.in_flight < self._max_in_flight:
             self.in_flight += 1
@@ -120,7 +115,7 @@ class Admission:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # the place came in the same moment
-                self._leave()
+                self.leave()
             else:
                 self._forget(bot_id, turn)
             if isinstance(error, TimeoutError) and overdue < until_deadline:
@@ -140,7 +135,7 @@ class Admission:
                 ahead += min(len(line), rounds)
         return ahead
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Hand the place on, or free it when nobody waits."""
         turn = self._next()
         self._pace.freed(handed_on=turn is not None)
@@ -171,3 +166,18 @@ class Admission:
             self.waiting -= 1
         if not line:
             self._turns.pop(bot_id, None)
+
+
+class Place:
+    """A place at the model, held while a block runs."""
+
+    def __init__(self, admission: Admission, bot_id: str, deadline: float) -> None:
+        self._admission, self._bot_id, self._deadline = admission, bot_id, deadline
+
+    async def __aenter__(self) -> None:
+        """Take it."""
+        await self._admission.enter(self._bot_id, self._deadline)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Hand it on, or free it when nobody waits."""
+        self._admission.leave()

@@ -129,16 +129,24 @@ def bot_id_problem(bot_id: str) -> str | None:
     return None
 
 
-def parameter_problems(parameters: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Return what is wrong with each bad one of `parameters`, by its place in a request.
-
-    `defaults` are the served model's own.
-    """
+def parameter_problems(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with each bad one of `parameters`, by its place in a request."""
     try:
-        GenerationParameters.from_mapping(parameters, defaults)
-    except ParameterError as error:
-        return {f"parameters.{name}": problem for name, problem in error.problems.items()}
+        generation_parameters(parameters)
+    except InvalidInput as error:
+        return dict(error.problems)
     return {}
+
+
+def generation_parameters(
+    parameters: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> GenerationParameters:
+    """Return these parameters, and for the rest `defaults`, the served model's own. Raises InvalidInput."""
+    try:
+        return GenerationParameters.from_mapping(parameters, defaults)
+    except ParameterError as error:
+        problems = {f"parameters.{name}": problem for name, problem in error.problems.items()}
+        raise InvalidInput.of(problems) from error
 
 
 def text_problem(text: str, longest: int) -> str | None:

@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio.to_thread
 
 from gateway.admission import Admission
-from gateway.bots import Bot, is_blank, parameter_problems, text_problem
+from gateway.bots import Bot, generation_parameters, is_blank, parameter_problems, text_problem
 from gateway.conversations import Conversations
 from gateway.errors import InvalidInput, ModelTimeout
 from gateway.inference import Inference
@@ -20,7 +20,6 @@ from gateway.moderation import Moderator
 from gateway.prompting import BuiltPrompt, PromptBuilder
 from gateway.stop_sequences import StopSequences
 from gateway.store.port import BotStore
-from handler.contract.generation import GenerationParameters
 from handler.contract.wire import GenerateReply, GenerateRequest
 
 
@@ -90,8 +89,12 @@ class Chat:
         BotQueueFull, ContentRefused, StoreUnavailable or a ModelError; the session is then as it was.
         """
         asked = await self._prepare(question, stream=False)
-        async with self.admission.place(question.bot_id, asked.deadline), self._counted(question, asked, []):
-            reply = await self.inference.generate(asked.request)
+        async with self.admission.place(question.bot_id, asked.deadline):
+            try:
+                reply = await self.inference.generate(asked.request)
+            except asyncio.CancelledError:
+                await self._count_unheard(question, asked, [])
+                raise
         return await self._conclude(question, asked, reply)
 
     async def stream(self, question: Question) -> AsyncGenerator[str | Answer, None]:
@@ -101,34 +104,30 @@ class Chat:
         """
         asked = await self._prepare(question, stream=True)
         end, said = StopSequences(question.stop), list[str]()
-        async with (
-            self.admission.place(question.bot_id, asked.deadline),
-            self._counted(question, asked, said),
-            aclosing(self.inference.stream(asked.request)) as parts,
-        ):
-            answer: Answer | None = None
-            async for part in parts:
-                if isinstance(part, str):
-                    said.append(part)
-                    text = end.pass_on(part)
-                else:
-                    text, answer = end.rest(), await self._conclude(question, asked, part)
-                if self.moderator is not None:
-                    text = answer.reply.text if answer else ""
-                if text:
-                    yield text
-                if answer:
-                    yield answer
+        async with self.admission.place(question.bot_id, asked.deadline):
+            try:
+                async with aclosing(self.inference.stream(asked.request)) as parts:
+                    answer: Answer | None = None
+                    async for part in parts:
+                        if isinstance(part, str):
+                            said.append(part)
+                            text = end.pass_on(part)
+                        else:
+                            text, answer = end.rest(), await self._conclude(question, asked, part)
+                        if self.moderator is not None:
+                            text = answer.reply.text if answer else ""
+                        if text:
+                            yield text
+                        if answer:
+                            yield answer
+            except (asyncio.CancelledError, GeneratorExit):
+                await self._count_unheard(question, asked, said)
+                raise
 
-    @asynccontextmanager
-    async def _counted(self, question: Question, asked: "_Asked", said: Sequence[str]) -> AsyncIterator[None]:
-        """Count the tokens of a question, and of what was `said`, when its client leaves before the answer is whole."""
-        try:
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            tokens = asked.prompt.tokens + (self.prompts.count_tokens("".join(said)) if said else 0)
-            await self.limits.spend(question.caller, asked.bot, tokens)
-            raise
+    async def _count_unheard(self, question: Question, asked: "_Asked", said: Sequence[str]) -> None:
+        """Count the tokens of a question, and of what was `said`, whose client left before the answer was whole."""
+        tokens = asked.prompt.tokens + (self.prompts.count_tokens("".join(said)) if said else 0)
+        await self.limits.spend(question.caller, asked.bot, tokens)
 
     async def _conclude(self, question: Question, asked: "_Asked", reply: GenerateReply) -> Answer:
         """Return the answer when `reply` is one: counted, checked, and remembered in the question's session."""
@@ -163,9 +162,8 @@ class Chat:
         if question.session_id is not None:
             earlier, unread = await self.conversations.turns(question.bot_id, question.session_id)
             turns = earlier + turns
-        parameters = {**bot.parameters, **question.parameters}
-        if problems := parameter_problems(parameters, self.defaults):  # each part was right, together they may not be
-            raise InvalidInput.of(problems)
+        # Each part was right, together they may not be.
+        parameters = generation_parameters({**bot.parameters, **question.parameters}, self.defaults)
         if self.prompts.is_quick(bot, turns):
             prompt = self.prompts.build(bot, turns, unread)
         else:  # counting the tokens of a long text takes a while; other requests go on meanwhile
@@ -173,7 +171,7 @@ class Chat:
         request = GenerateRequest(
             prompt=prompt.text,
             request_id=question.request_id,
-            parameters=GenerationParameters.from_mapping(parameters, self.defaults),
+            parameters=parameters,
             submitted_at=self.clock(),
             deadline=submitted + self.timeout,
             stream=stream,

@@ -45,6 +45,8 @@ def _json() -> logging.Formatter:
 
 def configure_logging(level: str, style: Literal["text", "json"] = "text") -> None:
     """Send the gateway's and uvicorn's records to standard error from `level` on, those of libraries from warning."""
+    # No line tells them, and each record would look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = {"class": "logging.StreamHandler", "formatter": style, "filters": ["request"]}
     logging.config.dictConfig(
         {

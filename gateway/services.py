@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Self, cast
 
 from fastapi import Depends, Request
 from opentelemetry.trace import TracerProvider
@@ -43,13 +43,24 @@ class Services:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asker:
-    """Who asks a bot. One dependency for four things: FastAPI takes longer to find a dependency than to call it."""
+    """Who asks a bot, and what answers. No dependency: FastAPI takes longer to find one than all of this takes."""
 
     chat: Chat
     caller: Caller
     request_id: str
     limited: Callable[[Standing], None]
     """Tell it how the limits stand: the response will say so, whatever becomes of it."""
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """Return who makes this request, to a route that asks who calls."""
+        state = request.state
+
+        def limited(standing: Standing) -> None:
+            state.rate_limit_headers = rate_limit_headers(standing)
+
+        chat = cast("Services", request.app.state.services).chat
+        return cls(chat=chat, caller=state.caller, request_id=state.request_id, limited=limited)
 
 
 async def _services(request: Request) -> Services:
@@ -60,16 +71,5 @@ async def _caller(request: Request) -> Caller:
     return cast("Caller", request.state.caller)
 
 
-async def _asker(request: Request) -> Asker:
-    state = request.state
-
-    def limited(standing: Standing) -> None:
-        state.rate_limit_headers = rate_limit_headers(standing)
-
-    chat = (await _services(request)).chat
-    return Asker(chat=chat, caller=state.caller, request_id=state.request_id, limited=limited)
-
-
 ServicesOf = Annotated[Services, Depends(_services)]
 CallerOf = Annotated[Caller, Depends(_caller)]
-AskerOf = Annotated[Asker, Depends(_asker)]

@@ -110,7 +110,7 @@ class TorchServeInference:
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
         """Yield the parts of the answer to one prompt, last its reply. Raises a ModelError."""
         until = self._until(request)
-        response = await _in_time(self._send(request.encode(), PREDICT), until)
+        response = await _in_time(self._send(request.encode(), PREDICT, until), until)
         with closing(response):
             if response.status != HTTPStatus.OK:
                 raise await self._failure(response.status, await _in_time(response.read(), until))
@@ -198,17 +198,19 @@ class TorchServeInference:
         """Return the status and the body of the response to a prediction."""
 
         async def post() -> tuple[int, bytes]:
-            response = await self._send(body, headers)
+            response = await self._send(body, headers, until)
             return response.status, await response.read()
 
         return await _in_time(post(), until)
 
-    async def _send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+    async def _send(self, body: bytes, headers: Mapping[str, str], until: float | None) -> Response:
         """Send a prediction; once more when no connection came about, for then nothing was asked yet.
 
         Nothing else is repeated: what was sent may be in the model, or have been what killed it.
         """
-        send = partial(self._connections.send, "POST", self._predictions, body=body, patience=self._patience)
+        # Where there is a deadline it ends all waiting, and a clock for each part of an answer is work for nothing.
+        patience = self._patience if until is None else None
+        send = partial(self._connections.send, "POST", self._predictions, body=body, patience=patience)
         try:
             return await _signed(send, headers, self._inference_key)
         except ModelDown as error:

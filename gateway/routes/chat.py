@@ -15,7 +15,7 @@ from gateway.event_stream import EventStream, event
 from gateway.problems import Problem, declared
 from gateway.routes.chat_schemas import ChatInput, ChatOutput, ChatPart
 from gateway.routes.schemas import BotId
-from gateway.services import AskerOf
+from gateway.services import Asker
 
 router = APIRouter(prefix="/v1/bots", tags=["chat"], route_class=GuardedRoute)
 
@@ -41,12 +41,8 @@ STREAMED: dict[int | str, dict[str, Any]] = {
     response_model=ChatOutput,
     responses=STREAMED | declared(400, 404, 409, 413, 422, 429, 502, 503, 504),
 )
-async def chat(
-    bot_id: BotId,
-    said: ChatInput,
-    request: Request,
-    asker: AskerOf,
-) -> ChatOutput | Response:
+async def chat(bot_id: BotId, said: ChatInput, request: Request) -> Response:
+    asker = Asker.of(request)
     question = Question(
         bot_id=check_bot_id(bot_id),
         turns=said.turns,
@@ -58,7 +54,9 @@ async def chat(
     )
     if said.stream:
         return await EventStream.open(request, _events(asker.chat, question), _failed)
-    return ChatOutput.of(await while_connected(request, asker.chat.answer(question)), asker.request_id)
+    answer = await while_connected(request, asker.chat.answer(question))
+    # Its JSON, not the object: that FastAPI would check once more by the rules it was made by.
+    return Response(ChatOutput.of(answer, asker.request_id).model_dump_json(), media_type="application/json")
 
 
 async def _events(chat: Chat, question: Question) -> AsyncGenerator[bytes, None]:

@@ -26,7 +26,7 @@ from gateway.routes.openai_schemas import (
     Said,
     finish_name,
 )
-from gateway.services import AskerOf, CallerOf, ServicesOf
+from gateway.services import Asker, CallerOf, ServicesOf
 
 PAGE = 200
 
@@ -62,7 +62,8 @@ async def get_model(model: str, services: ServicesOf) -> ModelCard:
         **openai_errors.declared(400, 404, 413, 429, 502, 503, 504),
     },
 )
-async def create_chat_completion(asked: CompletionInput, request: Request, asker: AskerOf) -> Completion | Response:
+async def create_chat_completion(asked: CompletionInput, request: Request) -> Completion | Response:
+    asker = Asker.of(request)
     asked.check()
     asker.caller.check("chat", bot_id=asked.model)
     question = Question(

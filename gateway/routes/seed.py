@@ -10,7 +10,7 @@ from gateway.disconnect import while_connected
 from gateway.problems import declared
 from gateway.routes.chat_schemas import SeedOutput
 from gateway.routes.schemas import BotId
-from gateway.services import AskerOf, ServicesOf
+from gateway.services import Asker, ServicesOf
 
 
 class _AnyText(Convertor[str]):
@@ -49,7 +49,8 @@ async def teach_by_url(bot_id: BotId, message: str, services: ServicesOf) -> See
     description=f"Answers one message, with no memory of others. {_PERCENT}",
     responses=declared(404, 422, 429, 502, 503, 504),
 )
-async def chat_by_url(bot_id: BotId, message: str, request: Request, asker: AskerOf) -> SeedOutput:
+async def chat_by_url(bot_id: BotId, message: str, request: Request) -> SeedOutput:
+    asker = Asker.of(request)
     question = Question(
         bot_id=check_bot_id(bot_id),
         turns=[message],

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import math
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -72,14 +71,20 @@ class SqliteDatabase:
 
     async def write(self, work: Callable[[Connection], T], *, first: bool = False) -> T:
         """Return what `work` returns when what it wrote is kept."""
-        async with self._turn_to_write():
+        await self._turn_to_write()
+        try:
             return await self._call(self._writer, partial(_locked, work) if first else work)
+        finally:
+            self._turn.release()
 
     async def write_one(self, prepared: Prepared, values: Mapping[str, Any]) -> Row | None:
         """Return the one row that `prepared` returns, or None, when what it wrote is kept."""
-        async with self._turn_to_write():
+        await self._turn_to_write()
+        try:
             loop = asyncio.get_running_loop()
             rows = await loop.run_in_executor(self._writer, self._writing.rows, prepared, values)
+        finally:
+            self._turn.release()
         return rows[0] if rows else None
 
     async def dispose(self) -> None:
@@ -90,17 +95,13 @@ class SqliteDatabase:
         self._writing.close()
         self._engine.dispose()
 
-    @asynccontextmanager
-    async def _turn_to_write(self) -> AsyncIterator[None]:
+    async def _turn_to_write(self) -> None:
+        """Wait for `_turn`; whoever has it must release it. Raises StoreUnavailable when it is late."""
         try:
             async with asyncio.timeout(self._timeout / 2):
                 await self._turn.acquire()
         except TimeoutError as error:
             raise StoreUnavailable("too many writes wait for the database just now") from error
-        try:
-            yield
-        finally:
-            self._turn.release()
 
     async def _call(self, threads: ThreadPoolExecutor, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, _transact, self._engine, work)

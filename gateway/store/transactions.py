@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, Self, TypeVar
 
@@ -34,6 +34,7 @@ class SqlDatabase:
         self._database = database
         self._clock = clock
         self._told: dict[str, float] = {}
+        self._translated = _Translated(self._tell)
         dialects = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
         self._insert: Callable[..., Any] = dialects[database.url.get_backend_name()]
 
@@ -49,7 +50,7 @@ class SqlDatabase:
         database = open_database(url, timeout=patience)
         try:
             try:
-                with _translated():
+                with _Translated():
                     await migrate(database)
             except StoreUnavailable as error:
                 # Whoever starts the gateway may know more than its clients. The URL hides its password in text.
@@ -60,22 +61,22 @@ class SqlDatabase:
 
     async def _rows(self, prepared: Prepared, **values: Any) -> Sequence[Row]:
         """Return the rows of `prepared`: a few, found by their key."""
-        with _translated(self._tell):
+        with self._translated:
             return await self._database.rows(prepared, values)
 
     async def _many_rows(self, query: Select[Any]) -> Sequence[Row]:
         """Return the rows of `query`, however many."""
-        with _translated(self._tell):
+        with self._translated:
             return await self._database.read(lambda connection: connection.execute(query).mappings().all())
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` returns, done in one transaction: kept when it returns, undone when it raises."""
-        with _translated(self._tell):
+        with self._translated:
             return await self._database.write(work)
 
     async def _write_one(self, prepared: Prepared, **values: Any) -> Row | None:
         """Return the one row that `prepared` returns, or None, when what it wrote is kept."""
-        with _translated(self._tell):
+        with self._translated:
             return await self._database.write_one(prepared, values)
 
     def _tell(self, error: StoreUnavailable) -> None:
@@ -96,22 +97,29 @@ def _reason(error: StoreUnavailable) -> str:
     return f"{original}{remedy(original)}"
 
 
-@contextmanager
-def _translated(tell: Callable[[StoreUnavailable], None] | None = None) -> Iterator[None]:
-    """Turn what SQLAlchemy raises when the database is out of reach, locked or damaged into StoreUnavailable.
+class _Translated:
+    """Turns what SQLAlchemy raises when the database is out of reach, locked or damaged into StoreUnavailable.
 
     What else it raises is a mistake of ours and passes. `tell` gets what is raised, its cause in it.
     """
-    try:
-        yield
-    except (StoreUnavailable, PoolTimeoutError, DBAPIError, TimeoutError) as error:
+
+    def __init__(self, tell: Callable[[StoreUnavailable], None] | None = None) -> None:
+        self._tell = tell
+
+    def __enter__(self) -> None:
+        """Nothing is to be done: one may be used again and again, by many at once."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Raise StoreUnavailable for what means it."""
+        if not isinstance(error, StoreUnavailable | PoolTimeoutError | DBAPIError | TimeoutError):
+            return
         unavailable = _meaning(error)
         if unavailable is None:
-            raise
+            return
         if unavailable is not error:
             unavailable.__cause__ = error
-        if tell is not None:
-            tell(unavailable)
+        if self._tell is not None:
+            self._tell(unavailable)
         raise unavailable from unavailable.__cause__
 
 
