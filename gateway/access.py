@@ -5,9 +5,10 @@ It is asked before the body is read: whoever may not do a thing cannot make us r
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from gateway.errors import ForeignOrigin
@@ -86,6 +87,21 @@ class GuardedRoute(APIRoute):
             return await handle(request)
 
         return guarded
+
+
+class GuardedRouter(APIRouter):
+    """A router of such routes. Generated clients call what they ask as its function here is called."""
+
+    def __init__(
+        self, *, prefix: str = "", tags: list[str | Enum] | None = None, include_in_schema: bool = True
+    ) -> None:
+        super().__init__(
+            prefix=prefix,
+            tags=tags,
+            include_in_schema=include_in_schema,
+            route_class=GuardedRoute,
+            generate_unique_id_function=lambda route: route.name,
+        )
 
 
 async def _caller(request: Request) -> Caller:

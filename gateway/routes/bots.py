@@ -4,9 +4,9 @@ import re
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import Header, Query, Response
 
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.bots import Bot, BotDraft, check_bot_id
 from gateway.errors import BotChanged, BotExists, BotNotFound
 from gateway.problems import declared
@@ -14,7 +14,7 @@ from gateway.routes.bot_schemas import BotInput, BotList, BotOutput, BotPatch, B
 from gateway.routes.schemas import After, BotId
 from gateway.services import CallerOf, Services, ServicesOf
 
-router = APIRouter(prefix="/v1/bots", tags=["bots"], route_class=GuardedRoute)
+router = GuardedRouter(prefix="/v1/bots", tags=["bots"])
 
 PATCH_ATTEMPTS = 5
 """How often a change of single parts is tried again after others came first; more is a storm."""

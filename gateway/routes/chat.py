@@ -4,10 +4,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from gateway import event_stream
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.bots import check_bot_id
 from gateway.chat import Answer, Chat, Question
 from gateway.disconnect import while_connected
@@ -17,7 +17,7 @@ from gateway.routes.chat_schemas import ChatInput, ChatOutput, ChatPart
 from gateway.routes.schemas import BotId
 from gateway.services import Asker
 
-router = APIRouter(prefix="/v1/bots", tags=["chat"], route_class=GuardedRoute)
+router = GuardedRouter(prefix="/v1/bots", tags=["chat"])
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {

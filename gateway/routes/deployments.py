@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.problems import declared
 from gateway.routes.deployment_schemas import DeploymentInput, DeploymentList, DeploymentOutput, WeightInput
 from gateway.services import CallerOf, ServicesOf
 
-router = APIRouter(prefix="/v1/deployments", tags=["deployments"], route_class=GuardedRoute)
+router = GuardedRouter(prefix="/v1/deployments", tags=["deployments"])
 
 Name = Annotated[
     str, Path(max_length=64, description="The deployment's name, such as the version of its model.", examples=["2.0"])

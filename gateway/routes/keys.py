@@ -3,15 +3,15 @@
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.problems import declared
 from gateway.routes.key_schemas import KeyInput, KeyList, KeyOutput, KeyWithToken, RotationInput
 from gateway.routes.schemas import WITHOUT_NUL, After
 from gateway.services import CallerOf, ServicesOf
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=GuardedRoute)
+router = GuardedRouter(prefix="/v1/keys", tags=["keys"])
 
 KeyId = Annotated[
     str, Path(max_length=64, pattern=WITHOUT_NUL, description="The key's id, which is the middle of its token.")

@@ -5,11 +5,11 @@ from dataclasses import fields
 from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.bots import Bot, BotDraft, check_bot_id
 from gateway.documents import MEDIA_TYPES, Document, text_of
 from gateway.errors import BotChanged, ContentTooLarge, InvalidInput
@@ -21,7 +21,7 @@ from gateway.routes.schemas import BotId
 from gateway.services import Services, ServicesOf
 from handler.contract.prompt import neutralise
 
-router = APIRouter(prefix="/v1/bots/{bot_id}/knowledge", tags=["bots"], route_class=GuardedRoute)
+router = GuardedRouter(prefix="/v1/bots/{bot_id}/knowledge", tags=["bots"])
 
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}

@@ -1,12 +1,12 @@
 """The metrics, for Prometheus to fetch."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.metrics import CONTENT_TYPE
 from gateway.services import ServicesOf
 
-router = APIRouter(tags=["operation"], route_class=GuardedRoute)
+router = GuardedRouter(tags=["operation"])
 
 
 @router.get(

@@ -1,13 +1,11 @@
 """The model that answers, and whether this process and that model are well."""
 
-from fastapi import APIRouter
-
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.problems import declared
 from gateway.routes.model_schemas import Health, ModelOutput
 from gateway.services import ServicesOf
 
-router = APIRouter(tags=["operation"], route_class=GuardedRoute)
+router = GuardedRouter(tags=["operation"])
 
 
 @router.get("/v1/model", summary="Describe the model", responses=declared(502, 503, 504))

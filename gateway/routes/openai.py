@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from gateway import event_stream, openai_errors
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.bots import check_bot_id
 from gateway.chat import Answer, Chat, Question
 from gateway.disconnect import while_connected
@@ -30,7 +30,7 @@ from gateway.services import Asker, CallerOf, ServicesOf
 
 PAGE = 200
 
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=GuardedRoute)
+router = GuardedRouter(prefix="/v1", tags=["openai"])
 
 
 @router.get("/models", summary="List bots as models", responses=openai_errors.declared(503))

@@ -4,11 +4,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 
 FOLDER: Final = Path(__file__).parent.parent / "static"
 INDEX: Final = "index.html"
@@ -32,7 +31,7 @@ DOCS_HEADERS: Final = HEADERS | {
     " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 }
 
-router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+router = GuardedRouter(include_in_schema=False)
 
 
 @router.get("/")

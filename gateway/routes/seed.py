@@ -1,9 +1,9 @@
 """The two short addresses: teach a bot by URL, talk to it by URL. The message is the whole rest of the path."""
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.convertors import Convertor, register_url_convertor
 
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.bots import check_bot_id
 from gateway.chat import Question
 from gateway.disconnect import while_connected
@@ -27,7 +27,7 @@ class _AnyText(Convertor[str]):
 
 register_url_convertor("anytext", _AnyText())
 
-router = APIRouter(tags=["short addresses"], route_class=GuardedRoute)
+router = GuardedRouter(tags=["short addresses"])
 
 _PERCENT = "Percent-encode what a URL cannot hold, a question mark as `%3F`; slashes may stay. Decoded exactly once."
 

@@ -2,16 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
-from gateway.access import GuardedRoute
+from gateway.access import GuardedRouter
 from gateway.bots import check_bot_id
 from gateway.problems import declared
 from gateway.routes.schemas import WITHOUT_NUL, After, BotId
 from gateway.routes.session_schemas import SessionList, SessionOutput, SessionWithTurns, TurnOutput
 from gateway.services import ServicesOf
 
-router = APIRouter(prefix="/v1/bots/{bot_id}/sessions", tags=["sessions"], route_class=GuardedRoute)
+router = GuardedRouter(prefix="/v1/bots/{bot_id}/sessions", tags=["sessions"])
 
 SessionId = Annotated[
     str, Path(max_length=64, pattern=WITHOUT_NUL, description="The session's id, a secret of its user.")
