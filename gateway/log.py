@@ -45,8 +45,9 @@ def _json() -> logging.Formatter:
 
 def configure_logging(level: str, style: Literal["text", "json"] = "text") -> None:
     """Send the gateway's and uvicorn's records to standard error from `level` on, those of libraries from warning."""
-    # No line tells them, and each record would look them up.
+    # No line tells them, and each record would look them up (Python's Logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # the file and line of the call
     handler = {"class": "logging.StreamHandler", "formatter": style, "filters": ["request"]}
     logging.config.dictConfig(
         {

@@ -7,6 +7,7 @@ of them first; the rest is for the passages of the knowledge that match best, in
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
 from gateway.bots import Bot
@@ -166,7 +167,7 @@ def _joined(knowledge: str, chosen: Sequence[Found]) -> str:
 
 
 def _in_order(chosen: Sequence[Found]) -> list[Found]:
-    return sorted(chosen, key=lambda found: found.span.start)
+    return sorted(chosen, key=attrgetter("span.start"))
 
 
 def _built(

@@ -110,7 +110,8 @@ class AiohttpResponse:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
         self._response = response
-        self._protocol = None if response.connection is None else response.connection.protocol  # None: all has come
+        connection = response.connection  # None: all has come
+        self._protocol = None if connection is None else connection.protocol
         self._closed = None if self._protocol is None else self._protocol.closed
         if self._closed is not None:
             self._closed.add_done_callback(self._end_if_closed)

@@ -115,13 +115,16 @@ class _Held:
     def __init__(self, url: URL, busy_timeout_ms: int) -> None:
         self._engine = _engine(url, busy_timeout_ms, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
         self._connection: Connection | None = None
+        self._driver: Any = None
+        """SQLAlchemy's connection, and the one of sqlite3 beneath it, which takes four steps to reach."""
 
     def rows(self, prepared: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
         """Return the rows of `prepared`; after an error of the database the next one gets a new connection."""
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
-            return prepared.rows(self._connection.connection.driver_connection, values)  # type: ignore[arg-type]  # SQLAlchemy's is of any driver
+                self._driver = self._connection.connection.driver_connection
+            return prepared.rows(self._driver, values)
         except DBAPIError:
             self.close()
             raise
@@ -130,7 +133,7 @@ class _Held:
         """Close it; what is done later opens another one."""
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection = self._driver = None
         self._engine.dispose()
 
 
