@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gateway.errors import Misconfigured, StoreUnavailable
 from gateway.store.prepared import Prepared, Row
+from gateway.store.worker_thread import WorkerThread
 
 READERS: Final = 4
 """Threads that read much at a time."""
@@ -53,7 +54,7 @@ class SqliteDatabase:
         self._engine = _engine(self.url, lock_ms)
         self._reading, self._writing = _Held(self.url, 0), _Held(self.url, lock_ms)
         self._turn = asyncio.Lock()  # SQLite's own wait for writers sleeps ever longer
-        self._writer = ThreadPoolExecutor(1, "sqlite-writer")
+        self._writer = WorkerThread("sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
 
     async def rows(self, prepared: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
@@ -67,13 +68,13 @@ class SqliteDatabase:
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` reads."""
-        return await self._call(self._readers, work)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, _transact, self._engine, work)
 
     async def write(self, work: Callable[[Connection], T], *, first: bool = False) -> T:
         """Return what `work` returns when what it wrote is kept."""
         await self._turn_to_write()
         try:
-            return await self._call(self._writer, partial(_locked, work) if first else work)
+            return await self._writer.call(_transact, self._engine, partial(_locked, work) if first else work)
         finally:
             self._turn.release()
 
@@ -81,16 +82,15 @@ class SqliteDatabase:
         """Return the one row that `prepared` returns, or None, when what it wrote is kept."""
         await self._turn_to_write()
         try:
-            loop = asyncio.get_running_loop()
-            rows = await loop.run_in_executor(self._writer, self._writing.rows, prepared, values)
+            rows = await self._writer.call(self._writing.rows, prepared, values)
         finally:
             self._turn.release()
         return rows[0] if rows else None
 
     async def dispose(self) -> None:
         """Finish what is being done, then close every connection."""
-        for threads in (self._writer, self._readers):
-            await asyncio.to_thread(threads.shutdown)
+        await self._writer.stop()
+        await asyncio.to_thread(self._readers.shutdown)
         self._reading.close()
         self._writing.close()
         self._engine.dispose()
@@ -102,9 +102,6 @@ class SqliteDatabase:
                 await self._turn.acquire()
         except TimeoutError as error:
             raise StoreUnavailable("too many writes wait for the database just now") from error
-
-    async def _call(self, threads: ThreadPoolExecutor, work: Callable[[Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(threads, _transact, self._engine, work)
 
 
 class _Held:
