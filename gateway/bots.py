@@ -131,6 +131,8 @@ def bot_id_problem(bot_id: str) -> str | None:
 
 def parameter_problems(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Return what is wrong with each bad one of `parameters`, by its place in a request."""
+    if not parameters:
+        return {}
     try:
         generation_parameters(parameters)
     except InvalidInput as error:

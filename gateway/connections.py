@@ -12,7 +12,6 @@ import math
 import resource
 import socket
 import sys
-import uuid
 from enum import Enum, auto
 from typing import Any, Final, cast
 from urllib.parse import unquote
@@ -20,6 +19,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway.log import new_request_id
 from gateway.problems import MEDIA_TYPE, make_problem
 
 BODY_BYTES_A_SECOND: Final = 500
@@ -224,7 +224,7 @@ class PatientProtocol(HttpToolsProtocol):
         """Say why, when nothing was said yet, and close the connection."""
         logger.info("a connection was closed: %s", detail)
         if not self.pipeline and (self._is_answered() or not self.cycle.response_started):
-            body = make_problem(uuid.uuid4().hex, status, kind, detail).model_dump_json().encode()
+            body = make_problem(new_request_id(), status, kind, detail).model_dump_json().encode()
             head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
             head += "retry-after: 1\r\n" * retry_after
             self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)

@@ -1,6 +1,7 @@
 """How the process logs, on standard error: a readable line a record, or an object of JSON. Never a user's text."""
 
 import logging.config
+import secrets
 import time
 from contextvars import ContextVar
 from typing import Literal
@@ -12,6 +13,11 @@ QUIET = ("httpx", "httpcore", "sqlalchemy", "aiohttp", "alembic", "asyncio", "re
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The request that is being served; it stands in every line that is logged meanwhile."""
+
+
+def new_request_id() -> str:
+    """Return an id for a request that brings none: 128 random bits."""
+    return secrets.token_hex(16)
 
 
 class _WithRequest(logging.Filter):

@@ -44,21 +44,19 @@ class Quarantine:
 
     async def generate(self, request: GenerateRequest) -> GenerateReply:
         """Return the answer to one prompt. Raises ModelRejected for one that is in quarantine."""
-        name = _name(request)
-        if self._suspected(name):
-            async with self._trial_of(request, name):
+        if self._suspected(request):
+            async with self._trial_of(request):
                 return await self._inference.generate(request)
-        with self._judged(name):
+        with self._judged(request):
             return await self._inference.generate(request)
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[str | GenerateReply, None]:
         """Yield the answer to one prompt in parts. Raises as `generate`."""
-        name = _name(request)
         async with AsyncExitStack() as stack:
-            if self._suspected(name):
-                await stack.enter_async_context(self._trial_of(request, name))
+            if self._suspected(request):
+                await stack.enter_async_context(self._trial_of(request))
             else:
-                stack.enter_context(self._judged(name))
+                stack.enter_context(self._judged(request))
             parts = await stack.enter_async_context(aclosing(self._inference.stream(request)))
             async for part in parts:
                 yield part
@@ -72,7 +70,7 @@ class Quarantine:
         return await self._inference.describe()
 
     @asynccontextmanager
-    async def _trial_of(self, request: GenerateRequest, name: bytes) -> AsyncIterator[None]:
+    async def _trial_of(self, request: GenerateRequest) -> AsyncIterator[None]:
         """Let a suspect to the model when no other one is there."""
         try:
             async with asyncio.timeout(request.deadline - request.submitted_at if request.deadline else None):
@@ -80,14 +78,17 @@ class Quarantine:
         except TimeoutError as error:
             raise ModelTimeout("the deadline passed before the model was free to try this prompt again") from error
         try:
-            self._suspected(name)  # those before it may have settled it
-            with self._judged(name):
+            self._suspected(request)  # those before it may have settled it
+            with self._judged(request):
                 yield
         finally:
             self._trial.release()
 
-    def _suspected(self, name: bytes) -> bool:
+    def _suspected(self, request: GenerateRequest) -> bool:
         """Return whether a prompt is suspect. Raises ModelRejected when it is more than that."""
+        if not self._suspects:  # mostly, and then nothing need be hashed
+            return False
+        name = _name(request)
         suspicion = self._suspects.get(name)
         if suspicion is None:
             return False
@@ -104,15 +105,15 @@ class Quarantine:
         return True
 
     @contextmanager
-    def _judged(self, name: bytes) -> Iterator[None]:
+    def _judged(self, request: GenerateRequest) -> Iterator[None]:
         """Remember of a prompt at the model whether its worker dies."""
         try:
             yield
         except WorkerDied:
-            self._accuse(name)
+            self._accuse(_name(request))
             raise
-        else:
-            self._suspects.pop(name, None)
+        if self._suspects:
+            self._suspects.pop(_name(request), None)
 
     def _accuse(self, name: bytes) -> None:
         moment = self._clock()

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 import traceback
-import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
@@ -150,7 +149,7 @@ class BodyLimit:
 
 def _request_id(given: bytes | None) -> str:
     named = given.decode("latin-1") if given else ""
-    return named if REQUEST_ID.fullmatch(named) else uuid.uuid4().hex
+    return named if REQUEST_ID.fullmatch(named) else log.new_request_id()
 
 
 def log_unexpected(error: BaseException, request_id: str) -> None:
