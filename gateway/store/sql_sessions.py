@@ -105,9 +105,9 @@ class SqlSessions(SqlDatabase):
         rows = await self._rows(_RECENT, bot=bot_id, session=session_id, since=since, most=limit)
         if not rows:
             raise SessionNotFound(bot_id)
-        count = rows[0]["exchanges"]
-        turns = [turn for row in rows for turn in (row["message"], row["response"])] if count else []
-        return Recent(turns=turns, exchanges=count)
+        said = [row for row in rows if row["message"] is not None]
+        turns = [turn for row in said for turn in (row["message"], row["response"])]
+        return Recent(turns=turns, exchanges=rows[0]["exchanges"])
 
     async def append(self, bot_id: str, session_id: str, message: str, response: str) -> Exchange:
         """Append an exchange; of several at once each gets a number of its own. Raises SessionNotFound."""
