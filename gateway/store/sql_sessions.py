@@ -22,9 +22,9 @@ _ALIVE = (
 )
 _LIVING: Final = Prepared(select(sessions).where(*_ALIVE))
 
-# One statement: every question in a session asks it. A session without exchanges gives one row with nulls. It reads
-# only what it returns, and sorts nothing: numbers have no gap, so the last ones are found by their key, where a LIMIT
-# would read all; and the order by both keys is that of the indexes.
+# One statement: every question in a session asks it. A session without exchanges gives one row with nulls. Nothing is
+# sorted: numbers have no gap, so the last ones are a range of the key, and the order by both keys is the indexes' own.
+# SQLite takes half the steps that it takes by the number alone and a LIMIT.
 _LAST: Final = exchanges.c.number > sessions.c.exchanges - bindparam("most")
 _RECENT: Final = Prepared(
     select(sessions.c.exchanges, exchanges.c.message, exchanges.c.response)
