@@ -20,14 +20,17 @@ class WorkerThread:
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     async def call(self, function: Callable[..., T], *given: Any) -> T:
         """Return what `function` returns, or raise what it raises. When nobody waits any more it is done all the same.
 
-        Not to be called after `stop`.
+        Raises RuntimeError after `stop`.
         """
+        if self._stopped:
+            raise RuntimeError(f"the thread {self._thread.name} was stopped")
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[T] = loop.create_future()
 
@@ -44,6 +47,7 @@ class WorkerThread:
 
     async def stop(self) -> None:
         """Return when all that was given is done, and the thread is gone."""
+        self._stopped = True
         self._calls.put(None)
         await asyncio.to_thread(self._thread.join)
 

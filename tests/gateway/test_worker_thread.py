@@ -66,6 +66,8 @@ async def test_stopping_waits_for_what_was_given() -> None:
     gate.set()
     await asyncio.gather(stopping, *calls)
     assert made == ["last"]
+    with pytest.raises(RuntimeError, match="stopped"):
+        await asyncio.wait_for(thread.call(made.append, "too late"), 5)
 
 
 def test_a_call_that_outlives_its_loop_ends_without_a_word() -> None:
