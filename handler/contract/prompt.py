@@ -153,7 +153,12 @@ def fit(
     tokens = count_tokens(text)
     if tokens <= budget:
         return FittedPrompt(text, tokens)
-    count = functools.cache(count_tokens)  # what fits is asked for again and again below
+    counted = {text: tokens}  # what fits in the end is asked for again and again on the way there
+
+    def count(prompt: str) -> int:
+        if prompt not in counted:
+            counted[prompt] = count_tokens(prompt)
+        return counted[prompt]
 
     def fits(kept_turns: Sequence[str], kept_knowledge: str) -> bool:
         return count(_layout(header, kept_turns, kept_knowledge)) <= budget
