@@ -20,8 +20,8 @@ LONGEST_WORD: Final = 64
 
 PARTS_KEPT: Final = 2048
 LONGEST_PART: Final = 2000
-"""Characters. What stands between two marks, a turn or the knowledge, comes again with the next message: 4 MB at most
-are remembered whole."""
+"""Characters. What stands between two marks, a turn or the knowledge, comes again with the next message: 4 MB of Latin
+letters at most, 16 MB of any, are remembered whole."""
 
 _GRAPHIC: Final = string.digits + string.ascii_letters + string.punctuation
 # No normalisation drops such characters, turns them into spaces or joins them with one: between two of them a space is
